@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         VectorError,
     )
     from steer.base.progress import Lines, Progress
-    from steer.distillation.compiled import Compiled
+    from steer.distillation.compiled import CompiledPrompt
     from steer.evaluation import Evaluation, SuiteResult, SweepResult
     from steer.library.checks import ContrastReport, Diagnosis, check_contrasts, doctor, split
     from steer.library.concepts import (
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
         Comparison,
         FileWarning,
         VectorFile,
-        Verified,
+        VerifiedFile,
         combine,
         compare,
         list_vectors,
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
         verify,
     )
     from steer.library.models import Conversation, FitWarning, Model, load, wrap
-    from steer.library.servers import Driven, ServerProbe, drive, probe
+    from steer.library.servers import EngineSteering, ServerCheck, check_server, drive
     from steer.library.tasks import (
         ImportNote,
         Readings,
@@ -86,12 +86,12 @@ if TYPE_CHECKING:
 #: The public API: each name, and the module that has it.
 _PUBLIC = {
     "Comparison": "library.files",
-    "Compiled": "distillation.compiled",
+    "CompiledPrompt": "distillation.compiled",
     "Concept": "library.concepts",
     "ContrastReport": "library.checks",
     "Conversation": "library.models",
     "Diagnosis": "library.checks",
-    "Driven": "library.servers",
+    "EngineSteering": "library.servers",
     "Evaluation": "evaluation",
     "FileWarning": "library.files",
     "FitWarning": "library.models",
@@ -106,7 +106,7 @@ _PUBLIC = {
     "Progress": "base.progress",
     "Readings": "library.tasks",
     "Recipe": "steering.recipe",
-    "ServerProbe": "library.servers",
+    "ServerCheck": "library.servers",
     "SiteError": "base.errors",
     "Steer": "steering.steers",
     "SteerError": "base.errors",
@@ -116,10 +116,11 @@ _PUBLIC = {
     "Vector": "library.vectors",
     "VectorError": "base.errors",
     "VectorFile": "library.files",
-    "Verified": "library.files",
+    "VerifiedFile": "library.files",
     "bake": "library.tasks",
     "build_pack": "library.concepts",
     "check_contrasts": "library.checks",
+    "check_server": "library.servers",
     "combine": "library.files",
     "compare": "library.files",
     "compile": "library.tasks",
@@ -141,7 +142,6 @@ _PUBLIC = {
     "monitor": "library.tasks",
     "new_key": "library.files",
     "parse": "library.vectors",
-    "probe": "library.servers",
     "profile": "library.concepts",
     "pull": "library.files",
     "push": "library.files",
@@ -158,14 +158,23 @@ _PUBLIC = {
     "write_contrasts": "library.concepts",
 }
 
+#: Former public names, which still work, and the present name of each.
+_FORMER = {
+    "Compiled": "CompiledPrompt",
+    "Driven": "EngineSteering",
+    "ServerProbe": "ServerCheck",
+    "Verified": "VerifiedFile",
+    "probe": "check_server",
+}
+
 __all__ = [
     "Comparison",
-    "Compiled",
+    "CompiledPrompt",
     "Concept",
     "ContrastReport",
     "Conversation",
     "Diagnosis",
-    "Driven",
+    "EngineSteering",
     "Evaluation",
     "FileWarning",
     "FitWarning",
@@ -180,7 +189,7 @@ __all__ = [
     "Progress",
     "Readings",
     "Recipe",
-    "ServerProbe",
+    "ServerCheck",
     "SiteError",
     "Steer",
     "SteerError",
@@ -190,11 +199,12 @@ __all__ = [
     "Vector",
     "VectorError",
     "VectorFile",
-    "Verified",
+    "VerifiedFile",
     "__version__",
     "bake",
     "build_pack",
     "check_contrasts",
+    "check_server",
     "combine",
     "compare",
     "compile",
@@ -216,7 +226,6 @@ __all__ = [
     "monitor",
     "new_key",
     "parse",
-    "probe",
     "profile",
     "pull",
     "push",
@@ -235,10 +244,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, once."""
-    if name not in _PUBLIC:
+    """Import a public name when it is first used."""
+    present = _FORMER.get(name, name)
+    if present not in _PUBLIC:
         raise AttributeError(f"module 'steer' has no attribute {name!r}")
-    value = getattr(import_module(f"steer.{_PUBLIC[name]}"), name)
+    value = getattr(import_module(f"steer.{_PUBLIC[present]}"), present)
     globals()[name] = value
     return value
 

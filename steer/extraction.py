@@ -56,7 +56,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Extracted:
+class ExtractedVectors:
     """Vectors fitted to one contrast set.
 
     best: the vector of the site and position that separate held-out texts best. compared: the
@@ -77,7 +77,7 @@ def extract(
     part: Path | None = None,
     keep: Path | None = None,
     progress: Progress = silent,
-) -> Extracted:
+) -> ExtractedVectors:
     """Record the activations of both sides of `contrasts` and fit vectors to them.
 
     part: the file of activations during the recording, from which an interrupted run is resumed,
@@ -106,7 +106,7 @@ def extract_each(
     part: Path | None = None,
     keep: Path | None = None,
     progress: Progress = silent,
-) -> list[Extracted]:
+) -> list[ExtractedVectors]:
     """`extract` by several methods, from one recording.
 
     Raises:
@@ -127,7 +127,7 @@ def extract_each(
             with progress("fitting", n_columns) as advance:
                 for fit in fits:
                     vectors = tuple(fit_vectors(activations, fit, advance))
-                    extracted.append(Extracted(best(vectors), vectors, planned.described))
+                    extracted.append(ExtractedVectors(best(vectors), vectors, planned.described))
     return extracted
 
 

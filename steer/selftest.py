@@ -23,7 +23,7 @@ from steer.models.model import COARSE_TOLERANCE, TOLERANCE, Model
 from steer.steering.operation import Coefficient
 from steer.steering.scope import EVERYWHERE, Scope
 from steer.steering.steers import Steer
-from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
+from steer.vectors.metadata import LayerStatistics, Metadata, Recommendation
 from steer.vectors.provenance import ContrastSummary, Method, Read
 from steer.vectors.sites import Site, format_layers, listed
 from steer.vectors.vector import SteeringVector
@@ -236,7 +236,7 @@ class _Patient:
             read=Read(positions="all"),
             contrast=ContrastSummary(kind="pairs", n=0, sha256=""),
             statistics=(LayerStatistics(layer=site.layer, norm=length, resid_norm=length),),
-            recommended=Recommended(layers=layers, coefficient=1.0, evidence="none"),
+            recommended=Recommendation(layers=layers, coefficient=1.0, evidence="none"),
         )
         vector = SteeringVector(metadata, direction[None])
         return Steer(vector, Coefficient(coefficient), layers, scope)

@@ -50,7 +50,7 @@ def once(workers: Workers, task: Callable[[Model], Result]) -> Result:
 
 
 @dataclass(frozen=True)
-class Elsewhere(Model):
+class RemoteModel(Model):
     """A model whose weights are with its workers; only its tokenizer and configuration are here."""
 
     workers: Workers
@@ -61,7 +61,7 @@ class Elsewhere(Model):
         return self.described
 
 
-def elsewhere(workers: Workers, source: ModelSource) -> Elsewhere:
+def elsewhere(workers: Workers, source: ModelSource) -> RemoteModel:
     """The model of some workers, without loading it here.
 
     Raises:
@@ -69,7 +69,7 @@ def elsewhere(workers: Workers, source: ModelSource) -> Elsewhere:
     """
     shape = outline(source)
     identity, described = once(workers, lambda model: (model.identity, model.describe()))
-    return Elsewhere(
+    return RemoteModel(
         shape.network,
         shape.tokenizer,
         identity,
@@ -82,4 +82,4 @@ def elsewhere(workers: Workers, source: ModelSource) -> Elsewhere:
 
 def workers_of(model: Model) -> Workers:
     """The workers that hold the model's weights."""
-    return model.workers if isinstance(model, Elsewhere) else InProcess(model)
+    return model.workers if isinstance(model, RemoteModel) else InProcess(model)

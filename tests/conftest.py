@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from steer.vectors.metadata import LayerStatistics, Metadata, Recommended, Spread
+from steer.vectors.metadata import LayerStatistics, Metadata, Recommendation, Spread
 from steer.vectors.provenance import ContrastSummary, Method, ModelIdentity, Read
 from steer.vectors.vector import SteeringVector
 
@@ -78,6 +78,6 @@ def make_vector(
         read=Read(positions="mean"),
         contrast=ContrastSummary(kind="pairs", n=12, sha256="ab"),
         statistics=statistics,
-        recommended=Recommended(layers=layers[:1], coefficient=1.0, evidence="none"),
+        recommended=Recommendation(layers=layers[:1], coefficient=1.0, evidence="none"),
     )
     return SteeringVector(metadata, directions)

@@ -40,7 +40,7 @@ class Repository:
 
 class Hub(ThreadingHTTPServer):
     """cut: bytes after which a download breaks off. sent: bytes of downloads so far. ranges: what
-    was asked for by them.
+    was asked for by them. contacts: connections and requests so far.
     """
 
     daemon_threads = True
@@ -54,6 +54,11 @@ class Hub(ThreadingHTTPServer):
         self.cut: int | None = None
         self.sent = 0
         self.ranges: list[str | None] = []
+        self.contacts = 0
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        self.contacts += 1
+        return True
 
     @property
     def url(self) -> str:
@@ -73,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Hub
 
     def log_message(self, *_: Any) -> None:
-        pass
+        self.server.contacts += 1
 
     def do_GET(self) -> None:
         path = _as_model(unquote(urlsplit(self.path).path))

@@ -17,7 +17,7 @@ from test_injection import OPS, acting, gated
 from steer.base.errors import IdleError, VectorError
 from steer.base.journal import Journal
 from steer.evaluation.batches import Text, drift
-from steer.evaluation.cells import Steered, Unsteered
+from steer.evaluation.cells import SteeredCell, UnsteeredCell
 from steer.evaluation.scoring import score, scored
 from steer.generate.apply import Sampling, generate
 from steer.hooks import acting as acting_module
@@ -266,13 +266,13 @@ def test_a_score_under_a_steer_that_moves_no_text_is_an_error(
     """Scored without looking, the texts come to what they come to unsteered, and only then."""
     model = tiny.model("llama")
     texts = TEXTS[left_out:]
-    cell = Steered((tiny.steer(model, 3.0, scope, layers=layers),))
-    drifts = scored(model, texts, [Unsteered(), cell], drift).sums[1]
+    cell = SteeredCell((tiny.steer(model, 3.0, scope, layers=layers),))
+    drifts = scored(model, texts, [UnsteeredCell(), cell], drift).sums[1]
     if np.abs(drifts).max() > 1e-6:  # less is rounding
-        assert (score(model, texts, [Unsteered(), cell], drift)[1] == drifts).all()
+        assert (score(model, texts, [UnsteeredCell(), cell], drift)[1] == drifts).all()
     else:
         with pytest.raises(IdleError, match="changed nothing in any"):
-            score(model, texts, [Unsteered(), cell], drift)
+            score(model, texts, [UnsteeredCell(), cell], drift)
 
 
 def test_scores_know_a_closed_gate_and_a_bound_from_an_idle_steer() -> None:
@@ -285,18 +285,23 @@ def test_scores_know_a_closed_gate_and_a_bound_from_an_idle_steer() -> None:
         (replace(tiny.steer(model), op=Operation("cap", 1e6)),),
         (tiny.steer(model, 0.0),),
     ):
-        assert not score(model, TEXTS[:2], [Steered(cell)], drift).any()
+        assert not score(model, TEXTS[:2], [SteeredCell(cell)], drift).any()
     opened = Gate(Threshold(closed.threshold.projection, False, 1e6), "token")
     idle = replace(tiny.steer(model, 1.0, Scope("steps", 40)), gate=opened)
     with pytest.raises(IdleError):
-        score(model, TEXTS, [Steered((idle,))], drift)
+        score(model, TEXTS, [SteeredCell((idle,))], drift)
 
 
 def test_scores_that_were_kept_know_what_was_idle(tmp_path: Path) -> None:
     model = tiny.model("llama")
-    cell = Steered((tiny.steer(model, 1.0, Scope("steps", 40)),))
+    cell = SteeredCell((tiny.steer(model, 1.0, Scope("steps", 40)),))
     for _ in range(2):
         with pytest.raises(IdleError):
             score(
-                model, TEXTS, [Unsteered(), cell], drift, done=Journal(tmp_path / "kept"), name="x"
+                model,
+                TEXTS,
+                [UnsteeredCell(), cell],
+                drift,
+                done=Journal(tmp_path / "kept"),
+                name="x",
             )

@@ -178,7 +178,6 @@ OPENERS = {
     "base.processes": "the null device, in place of a closed stream",
     "baking.folder": "writes into a new folder of its own",
     "baking.lora": "writes into a new folder of its own",
-    "cli.generated": "appends to a file of its own beside the output",
     "formats.archives": "a member of an archive in memory",
     "models.checkpoint": "copies a file of the model that is baked",
     "models.torch_files": "bytes in memory",

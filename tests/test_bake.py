@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from steer.baking import folder as baking_folder
 from steer.baking import target
-from steer.baking.bake import Baked, bake, without
+from steer.baking.bake import BakedNetwork, bake, without
 from steer.baking.check import Difference, compare, reference
 from steer.baking.export import export
 from steer.baking.families import FAMILIES as KNOWN
@@ -114,7 +114,7 @@ def ablate(on: Model, seed: int = 0, share: float = 1.0) -> Steer:
     return Steer(made, Coefficient(share), (1,), op=WRITES)
 
 
-def written(made: Baked, on: Model, folder: Path, **options: Any) -> Path:
+def written(made: BakedNetwork, on: Model, folder: Path, **options: Any) -> Path:
     save(folder, made.network, on.tokenizer, ModelSource(), **{"max_shard_size": "5GB"} | options)
     return folder
 
@@ -347,7 +347,7 @@ def test_half_precision_is_held_against_a_tolerance_of_its_own(vectors: None) ->
 def test_a_difference_is_told_and_deletes_nothing(
     vectors: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forgetful(model: Model, steers: list[Steer], **options: Any) -> Baked:
+    def forgetful(model: Model, steers: list[Steer], **options: Any) -> BakedNetwork:
         made = bake(model, steers, **options)
         return dataclasses.replace(
             made, network=rebuilt(model.network, model.network.state_dict(), {})

@@ -1,4 +1,4 @@
-"""A baked folder in vLLM's own server, which knows nothing of vectors: a probe finds it steered.
+"""`steer check-server` finds a baked folder steered in vLLM's own server, which knows no vectors.
 
 Runs where vLLM is installed: `make test-vllm`.
 """
@@ -62,10 +62,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("amount", "verdict", "code"), [("2", "steered", 0), ("-2", "other", 1), ("4", "other", 1)]
 )
-def test_a_probe_finds_what_was_baked_in_force(
+def test_a_check_finds_what_was_baked_in_force(
     url: str, amount: str, verdict: str, code: int
 ) -> None:
-    found = steer("probe", url, "-m", "pocket", "-v", f"{JOYFUL}:{amount}@2", "--json")
+    found = steer("check-server", url, "-m", "pocket", "-v", f"{JOYFUL}:{amount}@2", "--json")
     told = json.loads(found.stdout)
     assert (found.exit_code, told["verdict"]) == (code, verdict)
     if verdict == "steered":

@@ -497,7 +497,7 @@ def test_beams_give_the_best_of_a_search(joyful: Path, folder: Path) -> None:
         (["suite", "--max-tokens", "0"], 2, "--max-tokens"),
         (["sweep", "-v", "x", "--max-kl", "nan"], 2, "--max-kl"),
         (["sweep", "-v", "x", "--plot", "a.png", "--report", "a.png"], 2, "named twice"),
-        (["probe", "http://x", "-v", "x", "--max-tokens", "0"], 2, "--max-tokens"),
+        (["check-server", "http://x", "-v", "x", "--max-tokens", "0"], 2, "--max-tokens"),
         (["demo", "--samples", "0"], 2, "--samples"),
         (["demo", "--samples", "2000"], 2, "--samples"),
         (["eval", "-v", "x", "--lm-eval-limit", "5"], 2, "needs --lm-eval"),

@@ -185,3 +185,23 @@ def test_a_full_disk_is_told_and_leaves_nothing_half(words: str, room: int) -> N
     assert "Traceback" not in run.stderr and "File too large" in run.stderr, run.stderr
     left = {path for path in Path().rglob("*") if path.is_file()} - set(before)
     assert {path for path in left if path.stat().st_size and path.suffix != ".guard"} == set()
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["texts", "json"])
+@pytest.mark.parametrize("n_kept", [0, 1, 2])
+def test_texts_are_where_the_message_says(n_kept: int, options: list[str]) -> None:
+    pytest.importorskip("resource")
+    words = ["apply", "One day", "-n", "3", "--max-tokens", "4", "--batch-size", "1", *options]
+    assert CliRunner().invoke(app, [*words, "-o", "all"]).exit_code == 0
+    lines = Path("all").read_bytes().splitlines(keepends=True)
+    room = sum(map(len, lines[:n_kept])) + 5  # a part of the next line fits
+    command = [sys.executable, "-c", FULL, str(room), *words, "-o", "texts"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 1 and "File too large" in run.stderr
+    part = Path("texts.part")
+    assert part.exists() == (n_kept > 0)
+    assert not n_kept or part.read_bytes() == b"".join(lines[:n_kept])
+    kept = f", {n_kept} of them in texts.part" if n_kept else ""
+    assert f"{n_kept + 1} of 3 texts were finished{kept}\n" in run.stderr
+    # A text that no file holds is printed.
+    assert (json.loads(lines[n_kept])["text"].strip() in run.stdout) == (not options)

@@ -16,13 +16,13 @@ from steer.base.errors import InputError, SteerError, UsageError
 from steer.cli.main import app
 from steer.contrasts.prompts import QUESTIONS
 from steer.distillation.clauses import clauses, kept_text
-from steer.distillation.compiled import Compiled
+from steer.distillation.compiled import CompiledPrompt
 from steer.distillation.hybrid import CompileSettings, compile_prompt
 from steer.distillation.lessons import Conditions
 from steer.distillation.lowrank import Teacher, divergences
 from steer.distillation.recovery import recovery
 from steer.distillation.texts import write
-from steer.distillation.unrelated import Unrelated
+from steer.distillation.unrelated import UnrelatedTexts
 from steer.models.loading import load
 from steer.models.model import Model
 from steer.models.source import ModelSource
@@ -37,13 +37,13 @@ def pocket() -> Model:
 
 
 @cache
-def compiled(prompt: str = PROMPT, **changes: Any) -> Compiled:
+def compiled(prompt: str = PROMPT, **changes: Any) -> CompiledPrompt:
     settings = CompileSettings("x", **SMALL | changes)
     return compile_prompt(pocket(), prompt, QUESTIONS[:12], settings)
 
 
 @cache
-def hybrid() -> Compiled:
+def hybrid() -> CompiledPrompt:
     """One clause as text and one in an edit: the goal lies above what an edit alone recovers."""
     every = [one for one in compiled(goal=1.0).tried if one["texts"] == SMALL["samples"]]
     alone, beside = (
@@ -159,7 +159,7 @@ def test_a_prompt_of_one_clause_becomes_an_edit_or_a_token_that_saves_more_than_
 
 def test_unrelated_texts_diverge_by_the_prompt_alone_and_not_without() -> None:
     conditions = Conditions(PROMPT, chat=True)
-    own = Unrelated.of(pocket(), conditions)
+    own = UnrelatedTexts.of(pocket(), conditions)
     assert own.of_condition().value > 0.001
     nothing = own.steered(lambda some: divergences(pocket(), some, own.teacher, None))
     assert nothing.value == pytest.approx(0, abs=1e-6)

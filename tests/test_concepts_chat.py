@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> index.Built:
+def built(tmp_path_factory: pytest.TempPathFactory) -> index.BuiltPack:
     model = Model(loading.load(ModelSource(str(FOLDER), fast=True)))
     known = {entry.concept.name: entry.concept for entry in pack.everything()}
     chosen = [
@@ -36,13 +36,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> index.Built:
     return steer.build_pack(model, chosen, tmp_path_factory.mktemp("concepts"))
 
 
-def test_a_chat_model_heeds_what_changes_every_word(built: index.Built) -> None:
+def test_a_chat_model_heeds_what_changes_every_word(built: index.BuiltPack) -> None:
     rows = {row.name: row for row in built.rows}
     for name in ("pirate", "spanish"):
         assert (rows[name].number("heeded") or 0) > 5 * LEAST_HEEDED
 
 
-def test_some_of_it_is_one_direction(built: index.Built) -> None:
+def test_some_of_it_is_one_direction(built: index.BuiltPack) -> None:
     assert built.working, [(row.name, row.reason) for row in built.rows]
     for row in built.working:
         assert (row.number("effect") or 0) >= LEAST_EFFECT
@@ -51,6 +51,6 @@ def test_some_of_it_is_one_direction(built: index.Built) -> None:
         assert recommended.coefficient == row.number("coefficient")
 
 
-def test_what_does_not_work_has_a_reason(built: index.Built) -> None:
+def test_what_does_not_work_has_a_reason(built: index.BuiltPack) -> None:
     for row in built.rows:
         assert row.works or row.reason

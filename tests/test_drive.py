@@ -1,4 +1,4 @@
-"""`steer drive` on small servers with the APIs of engines, which `steer probe` finds steered."""
+"""`steer drive` on small servers with the APIs of engines; `steer check-server` tests them."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def run(*words: str) -> Any:
 
 
 def verdict(url: str, *words: str) -> str:
-    """What `steer probe` finds."""
-    found = run("probe", url, *(words or ("-v", SPEC)), "--json", "--max-tokens", "8")
+    """What `steer check-server` finds."""
+    found = run("check-server", url, *(words or ("-v", SPEC)), "--json", "--max-tokens", "8")
     assert found.stdout, found.output
     answer = json.loads(found.stdout)
     assert found.exit_code == (answer["verdict"] != "steered")

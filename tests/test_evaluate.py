@@ -23,11 +23,11 @@ from steer.contrasts.heldout import HeldOut
 from steer.contrasts.passages import Passage
 from steer.distillation.lessons import Conditions
 from steer.evaluation.batches import Part, surprise
-from steer.evaluation.cells import Steered
+from steer.evaluation.cells import SteeredCell
 from steer.evaluation.evaluations import EvaluationRow, measure_rows
 from steer.evaluation.scoring import extra
 from steer.evaluation.task import Task, Variant, n_units, variants
-from steer.evaluation.written import Writing, own_texts, pair_texts, write
+from steer.evaluation.written import TextSettings, own_texts, pair_texts, write
 from steer.measures.baselines import opposite, random_direction
 from steer.measures.concepts import by_classifier, by_grammar, by_words, parse_concept
 from steer.models.loading import load
@@ -41,7 +41,7 @@ HELD_OUT = Contrasts(
     tuple(Passage(f"w{i} w{i + 1} ", f"w{i + 5}") for i in range(20, 26)),
     tuple(Passage(f"w{i} w{i + 1} ", f"w{i}") for i in range(20, 26)),
 )
-WRITING = Writing(("w3 w4", "w9"), Conditions("w50 w51"), samples=6, max_tokens=8)
+WRITING = TextSettings(("w3 w4", "w9"), Conditions("w50 w51"), samples=6, max_tokens=8)
 
 
 def measured(coefficient: float, held_out: Contrasts = HELD_OUT) -> dict[str, EvaluationRow]:
@@ -224,7 +224,7 @@ def test_a_prompt_that_stands_twice_counts_once(joyful: str, folder: Path) -> No
 
 def test_random_directions_are_as_unsure_as_they_differ() -> None:
     model = tiny.model("llama")
-    turned = [Steered((random_direction(tiny.steer(model, 8.0), seed),)) for seed in range(5)]
+    turned = [SteeredCell((random_direction(tiny.steer(model, 8.0), seed),)) for seed in range(5)]
     alone = [Variant(str(seed), "vector", (cell,)) for seed, cell in enumerate(turned)]
     together = Variant("all", "random", tuple(turned))
     writing = replace(WRITING, samples=30)
@@ -400,7 +400,9 @@ def test_a_condition_of_a_chat_stays_a_system_message(tmp_path: Path) -> None:
 def test_own_texts_are_scored_where_the_model_wrote_them(baseline: str) -> None:
     """So that scopes and schedules count from where they do in generation."""
     model = tiny.model("llama")
-    writing = Writing(("w3 w4", "w9"), Conditions("w50 w51", baseline), samples=4, max_tokens=6)
+    writing = TextSettings(
+        ("w3 w4", "w9"), Conditions("w50 w51", baseline), samples=4, max_tokens=6
+    )
     written = write(model, writing, ())
     for one, text in zip(written, own_texts(model, writing, written), strict=True):
         assert text.ids == one.ids

@@ -151,11 +151,11 @@ def test_a_method_that_fails_or_cannot_be_loaded_is_named(site: Path, folder: Pa
 def test_a_method_of_distillation_of_another_package_is_used(site: Path, folder: Path) -> None:
     project = '[project.entry-points."steer.methods"]\nlow = "plugin_low:METHOD"\n'
     code = (
-        "from steer.methods import DistillMethod, Fitted, Option\n"
+        "from steer.methods import DistillMethod, FittedEdit, Option\n"
         "def compute(task, settings, progress, rank):\n"
         "    from steer.distillation.regress import regress\n"
         "    edits, ridge = regress(task, settings, progress, ranks=(rank,))\n"
-        "    return Fitted(edits, ridge=ridge) if rank > 1 else edits\n"
+        "    return FittedEdit(edits, ridge=ridge) if rank > 1 else edits\n"
         "METHOD = DistillMethod(name='low', title='low', help='x', compute=compute,"
         " options=(Option('rank', 2, 'x'),))\n"
     )

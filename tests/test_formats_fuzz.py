@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from steer.base.errors import SteerError
 from steer.formats import gguf, reading, writing
-from steer.formats.imported import Imported
+from steer.formats.imported import ImportedVector
 from steer.formats.registry import builtin
 from steer.formats.source import Options
 from steer.models import torch_files
@@ -44,7 +44,7 @@ GOOD = {
 }
 
 
-def read(kind: str, data: bytes) -> Imported:
+def read(kind: str, data: bytes) -> ImportedVector:
     """The bytes as a file of this kind."""
     with tempfile.TemporaryDirectory(prefix="steer-") as folder:
         path = Path(folder) / f"x{SUFFIXES[kind]}"

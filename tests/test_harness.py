@@ -12,7 +12,7 @@ from conftest import make_vector
 from test_cli import failed, steer
 
 from steer.distillation.lessons import Conditions
-from steer.evaluation.cells import UNSTEERED, Steered
+from steer.evaluation.cells import UNSTEERED, SteeredCell
 from steer.steering.operation import Coefficient
 from steer.steering.scope import EVERYWHERE
 from steer.steering.steers import Steer
@@ -53,10 +53,10 @@ def asked(kind: str, arguments: list[tuple[str, ...]]) -> list[Any]:
     ]
 
 
-def steered(coefficient: float) -> Steered:
+def steered(coefficient: float) -> SteeredCell:
     model = tiny.model("llama")
     vector = make_vector(model.identity, layers=(1,))
-    return Steered((Steer(vector, Coefficient(coefficient), (1,), EVERYWHERE),))
+    return SteeredCell((Steer(vector, Coefficient(coefficient), (1,), EVERYWHERE),))
 
 
 def test_unsteered_it_gets_what_its_own_model_gives() -> None:

@@ -22,8 +22,8 @@ ELSEWHERE = re.compile(
 )
 #: Commands that take long, or wait for somebody, and which other tests run.
 LONG = {
-    "chat", "compile", "demo", "describe", "discover", "distill", "doctor", "drive", "eval", "pack",
-    "probe",
+    "chat", "check-server", "compile", "demo", "describe", "discover", "distill", "doctor", "drive",
+    "eval", "pack",
     "serve", "suite", "sweep", "ui",
 }  # fmt: skip
 

@@ -92,7 +92,7 @@ COMMANDS: dict[str, list[object]] = {
 
 
 @dataclass
-class Elsewhere:
+class RemoteModel:
     """Workers of a cluster, in this process: what they get and what they give back travels."""
 
     model: Model
@@ -111,8 +111,8 @@ class Elsewhere:
 @pytest.fixture
 def _elsewhere(monkeypatch: pytest.MonkeyPatch, model: api.Model) -> None:
     @contextmanager
-    def on_cluster(source: Any, address: str, count: int | None) -> Iterator[Elsewhere]:
-        yield Elsewhere(model.inner)
+    def on_cluster(source: Any, address: str, count: int | None) -> Iterator[RemoteModel]:
+        yield RemoteModel(model.inner)
 
     fake_vllm.install(monkeypatch)
     monkeypatch.setattr(ray_workers, "on_cluster", on_cluster)

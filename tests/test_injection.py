@@ -596,8 +596,8 @@ def test_constant_schedules_and_full_scopes_cost_no_mask() -> None:
         (Scope("prompt", inverted=True), 1.0),
     ):
         steer = tiny.steer(model, 1.0, scope)
-        assert clock.weigher(steer.when)(resid) == expected
-        assert isinstance(clock.weigher(steer.when)(resid), float)
+        assert clock.weigher(steer.timing)(resid) == expected
+        assert isinstance(clock.weigher(steer.timing)(resid), float)
     decaying = replace(tiny.steer(model), schedule=Schedule("decay", 3))
-    assert clock.weigher(decaying.when)(resid) == pytest.approx(2 ** (-6 / 3))
-    assert replace(decaying, schedule=CONSTANT).when != decaying.when
+    assert clock.weigher(decaying.timing)(resid) == pytest.approx(2 ** (-6 / 3))
+    assert replace(decaying, schedule=CONSTANT).timing != decaying.timing

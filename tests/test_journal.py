@@ -20,9 +20,9 @@ from steer.evaluation.bench import Bench
 from steer.evaluation.bench import journal as sweep_journal
 from steer.evaluation.task import Task
 from steer.evaluation.task import journal as evaluation_journal
-from steer.evaluation.written import Writing
+from steer.evaluation.written import TextSettings
 from steer.measures.grids import Grid
-from steer.workers import Elsewhere, InProcess
+from steer.workers import InProcess, RemoteModel
 
 
 def test_another_run_finds_what_was_done() -> None:
@@ -91,7 +91,7 @@ def test_a_folder_that_cannot_be_made_is_named() -> None:
 
 def test_work_in_another_precision_is_other_work_wherever_it_is_done() -> None:
     here = tiny.model("llama")
-    written = Writing(("w4",))
+    written = TextSettings(("w4",))
     prompts, settings = ["w4"], DistillSettings("x")
     texts = Bench(here, "recovery", [], [], [])
     for made in (
@@ -101,7 +101,7 @@ def test_work_in_another_precision_is_other_work_wherever_it_is_done() -> None:
     ):
         # Of a model whose workers have the weights there is here only its shape.
         models = [
-            Elsewhere(
+            RemoteModel(
                 here.network,
                 here.tokenizer,
                 here.identity,

@@ -56,6 +56,12 @@ def test_importing_loads_nothing_heavy() -> None:
     assert run.returncode == 0, run.stderr
 
 
+def test_former_names_are_the_present_ones() -> None:
+    for former, present in steer._FORMER.items():
+        assert getattr(steer, former) is getattr(steer, present)
+        assert former not in steer.__all__
+
+
 def test_every_public_name_is_there_and_documented() -> None:
     assert set(steer.__all__) == set(dir(steer))
     assert set(steer._PUBLIC) == set(steer.__all__) - {"__version__"}

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import struct
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +27,7 @@ from steer.base.processes import hearing_interrupts
 from steer.cli.main import app
 from steer.generate.apply import generate
 from steer.models import gguf, loading
-from steer.models.loading import check_config, load, public_id
+from steer.models.loading import check_config, load, mapped, public_id
 from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.selftest import examine
@@ -310,6 +311,44 @@ def test_an_adapter_is_in_the_weights_and_in_the_fingerprint(llama: Path, tmp_pa
 
 
 # --- number types, and Ctrl-C ---
+
+
+def in_files(model: Model) -> bool:
+    """Whether every weight lies in memory that is mapped from a file."""
+    spans = [
+        [int(end, 16) for end in line.split()[0].split("-")]
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if line.endswith(".safetensors")
+    ]
+    starts = [parameter.data_ptr() for parameter in model.network.parameters()]
+    return all(any(low <= start < high for low, high in spans) for start in starts)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("stated", ["own", "float16"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shard", ["1GB", "20KB"])
+def test_weights_of_a_model_that_runs_elsewhere_stay_in_their_files(
+    dtype: torch.dtype, stated: str, shard: str, tmp_path: Path
+) -> None:
+    """Whatever the configuration states, identities are equal: rounding twice would change them."""
+    tiny.build("llama").to(dtype).save_pretrained(tmp_path / "saved", max_shard_size=shard)
+    tiny.tokenizer().save_pretrained(tmp_path / "saved")
+    settings = {} if stated == "own" else {"dtype": stated, "torch_dtype": stated}
+    source = ModelSource(str(copied(tmp_path / "saved", tmp_path / "tiny", **settings)))
+    copy, elsewhere = load(source), load(mapped(source))
+    assert elsewhere.identity == copy.identity
+    assert in_files(elsewhere)
+    assert in_files(copy) == (dtype is torch.float32)  # the default on a CPU
+
+
+def test_weights_that_are_computed_keep_their_dtype(llama: Path) -> None:
+    source = ModelSource(str(llama), dtype="float16", device_map="auto")
+    assert mapped(source).dtype == "float32" and mapped(source).device == "cpu"
+    (llama.parent / "adapter").mkdir(exist_ok=True)
+    (llama.parent / "adapter/adapter_config.json").write_text("{}")
+    adapted = ModelSource(str(llama), adapter=str(llama.parent / "adapter"))
+    assert mapped(adapted).dtype is None
 
 
 def test_the_type_is_the_fastest_only_where_it_may_be(

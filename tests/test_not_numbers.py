@@ -77,6 +77,12 @@ def _files(model: Model) -> None:
         ["sweep", "-v", "calm", "--texts", "pairs.jsonl", "--samples", "2", "--max-tokens", "4"],
         ["suite", "--condition", "w3", "--texts", "plain.txt", "--samples", "2"],
         ["suite", "--condition", "w3", "--texts", "plain.txt", "--methods", "distill"],
+        ["suite", "--condition", "w3", "--texts", "plain.txt", "--guidance", "2"],
+        ["apply", "w5", "--condition", "w3"],
+        ["discover", "plain.txt", "-k", "2", "-o", "x.safetensors"],
+        ["make", "pairs.jsonl", "-o", "x.safetensors"],
+        ["extract", "--raises", "w5", "--lowers", "w9", "-o", "x.safetensors"],
+        ["contrasts", "write", "w5", "-o", "x.safetensors"],
         ["distill", "--condition", "w3", "-o", "x.safetensors", "--max-tokens", "4"],
         ["distill", "--contrasts", "pairs.jsonl", "-o", "x.safetensors", "--max-tokens", "4"],
     ],
@@ -88,7 +94,7 @@ def test_commands(folder: Path, words: Sequence[str]) -> None:
         extra = "--seed=0"
     result = steer(*words, "-m", folder, "--dtype", "float16", extra)
     failed(result, 1, "float32")
-    assert not Path("x.safetensors").exists()
+    assert not Path("x.safetensors").is_file()
 
 
 @pytest.mark.usefixtures("_files")

@@ -268,6 +268,7 @@ def test_a_vector_is_made_used_and_saved(tab: Tab, folder: Path) -> None:
     tab.page.click("text=New vector")
     tab.page.click("text=From pairs of texts")
     tab.page.click("text=Fill in an example")
+    assert tab.page.get_by_label("Name", exact=True).input_value() == "cheerful"
     tab.page.get_by_label("Name", exact=True).fill("joyful")
     tab.page.click("dialog button.primary")
     tab.page.wait_for_selector("dialog .problem:has-text('already')")
@@ -277,10 +278,36 @@ def test_a_vector_is_made_used_and_saved(tab: Tab, folder: Path) -> None:
     tab.page.click("dialog >> text=Save to a file")
     tab.page.wait_for_selector("text=Saved as vectors/merry.safetensors")
     assert store.read(folder / "vectors/merry.safetensors").name == "merry"
-    tab.page.click("text=Try it")
+    tab.page.click("dialog >> text=Try it")
     tab.send()
     assert "merry" in tab.page.locator(".steered h3").inner_text()
     tab.problems.clear()  # the browser logs each answer that is no success
+
+
+def test_words_that_are_a_name_already_make_a_vector_of_another_name(tab: Tab) -> None:
+    tab.settings(tokens=8)
+    tab.page.click("text=New vector")
+    tab.page.get_by_label("A word, or what it does").fill("joyful")
+    tab.page.get_by_label("Its opposite, if it has one").fill("gloomy")
+    tab.page.click("dialog button.primary")
+    tab.page.wait_for_selector("text=joyful-2 is made")
+    tab.page.keyboard.press("Enter")  # the focus is on "Try it"
+    # Answers of a chat made it: it is tried in a chat, and alone.
+    assert tab.page.locator("#mode input[value=chat]").is_checked()
+    tab.page.keyboard.type("How was your day?")
+    tab.page.keyboard.press("Enter")
+    tab.wait()
+    assert tab.page.locator(".steered h3").inner_text().endswith(" joyful-2 ×1")
+    assert not tab.page.locator(".note").count()
+    tab.page.click("#export")
+    assert "Save first" in tab.page.locator("dialog textarea").input_value()
+    tab.page.keyboard.press("Escape")
+    card = tab.page.locator(".vector.on")
+    card.locator("summary").click()
+    card.get_by_text("Save to a file").click()
+    card.get_by_text("Saved as vectors/joyful-2.safetensors").wait_for()
+    tab.page.click("#export")
+    assert "Save first" not in tab.page.locator("dialog textarea").input_value()
 
 
 def test_nine_strengths_are_written_and_one_is_taken(tab: Tab) -> None:
@@ -308,8 +335,12 @@ def test_mistakes_are_said_where_they_are_made(tab: Tab) -> None:
 @pytest.mark.parametrize("width", [360, 1280])
 def test_all_is_named_and_legible(browser: Any, address: str, scheme: str, width: int) -> None:
     tab = Tab(browser, address, viewport={"width": width, "height": 740}, color_scheme=scheme)
-    tab.send("The boat")
+    for _ in range(2):
+        tab.send("The boat")
     page = tab.page
+    first, second = (turn.bounding_box() for turn in page.locator(".turn").all())
+    answers = page.locator(".turn").first.locator(".answer").last.bounding_box()
+    assert answers["y"] + answers["height"] <= first["y"] + first["height"] <= second["y"]
     if width < 500:
         page.click("#toggle")
     closed = page.locator("details:not([open]) > summary:visible")

@@ -16,7 +16,7 @@ from steer.steering.operation import ADD, Coefficient, Operation
 from steer.steering.scope import Scope
 from steer.steering.steers import resolve
 from steer.vectors import store
-from steer.vectors.metadata import Recommended, decode, encode
+from steer.vectors.metadata import Recommendation, decode, encode
 from steer.vectors.vector import SteeringVector
 
 ABLATE = Operation("ablate")
@@ -25,7 +25,7 @@ WRITES = Operation("ablate", writes=True)
 
 def vector_with(op: str, coefficient: float = 1.0) -> SteeringVector:
     vector = make_vector(layers=(1, 3))
-    recommended = Recommended(layers=(1,), coefficient=coefficient, evidence="none", op=op)
+    recommended = Recommendation(layers=(1,), coefficient=coefficient, evidence="none", op=op)
     metadata = msgspec.structs.replace(vector.metadata, recommended=recommended)
     return SteeringVector(metadata, vector.directions)
 

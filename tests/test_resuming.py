@@ -23,7 +23,7 @@ from steer.evaluation.bench import Bench
 from steer.evaluation.bench import journal as sweep_journal
 from steer.evaluation.task import Task, variants
 from steer.evaluation.task import journal as evaluation_journal
-from steer.evaluation.written import Writing
+from steer.evaluation.written import TextSettings
 from steer.extraction import ReadSettings, plan
 from steer.measures.grids import Grid
 from steer.models.model import Model
@@ -79,7 +79,7 @@ CHANGES = [
     one_weight, a_buffer, tokenizer_rules, template, configuration, end_of_text, name,
 ]  # fmt: skip
 
-WRITING = Writing(("w4",))
+WRITING = TextSettings(("w4",))
 RUNS: dict[str, Callable[[Model], str]] = {
     "eval": lambda one: str(evaluation_journal(one, [], Task(HeldOut(), WRITING), []).path),
     "sweep": lambda one: str(sweep_journal(one, Grid(()), Bench(one, "recovery", [], [], [])).path),
@@ -125,11 +125,11 @@ def test_every_argument_counts() -> None:
         {"prompts": ("w5",)}, {"samples": 5}, {"max_tokens": 4}, {"seed": 1}, {"chat": True},
         {"conditions": Conditions("w6")}, {"first": 7},
     ]  # fmt: skip
-    assert {field.name for field in dataclasses.fields(Writing)} == {
+    assert {field.name for field in dataclasses.fields(TextSettings)} == {
         name for other in others for name in other
     }, "a new argument has to be tried too"
     paths = {
-        evaluation_journal(model, [], Task(HeldOut(), Writing(**(base | other))), []).path
+        evaluation_journal(model, [], Task(HeldOut(), TextSettings(**(base | other))), []).path
         for other in [{}, *others]
     }
     assert len(paths) == 1 + len(others)

@@ -18,7 +18,7 @@ from steer.base.errors import InputError, SteerError, UsageError
 from steer.base.journal import Journal
 from steer.cli.main import app
 from steer.distillation import sequence
-from steer.distillation.below import Below, spilled
+from steer.distillation.below import BlockOutputs, spilled
 from steer.distillation.distill import distill
 from steer.distillation.lessons import Conditions, Lesson, log_probs, write_lessons
 from steer.distillation.lowrank import Edits, Teacher, divergences
@@ -181,7 +181,7 @@ def test_forwards_from_the_stream_below_are_whole_forwards(
     model = tiny.model("llama")
     regressions = Sequential(model, lessons, (1, 2), response=response)
     edits = Edits.of(model, regressions.fit((1, 2), 4, 1e-2), response=response)
-    below = Below.of(model, lessons, 1)
+    below = BlockOutputs.of(model, lessons, 1)
     assert below is not None
     teacher = Teacher(model, lessons)
     whole, upper = (divergences(model, lessons, teacher, edits, below=one) for one in (None, below))

@@ -25,7 +25,14 @@ from steer.evaluation.batches import (
     packed,
     surprise,
 )
-from steer.evaluation.cells import PROMPTED, UNSTEERED, Cell, Prompted, Steered, Unsteered
+from steer.evaluation.cells import (
+    PROMPTED,
+    UNSTEERED,
+    Cell,
+    PromptedCell,
+    SteeredCell,
+    UnsteeredCell,
+)
 from steer.evaluation.scoring import Sums
 from steer.hooks import trunk
 from steer.hooks.clock import TokenClock
@@ -39,7 +46,7 @@ from steer.steering.scope import EVERYWHERE, Scope, parse_schedule, parse_scope
 from steer.steering.steers import Steer
 
 #: A cell, or the steers of one.
-Way = tuple[Steer, ...] | Unsteered | Prompted
+Way = tuple[Steer, ...] | UnsteeredCell | PromptedCell
 
 
 def _steers(way: Way) -> tuple[Steer, ...]:
@@ -47,7 +54,7 @@ def _steers(way: Way) -> tuple[Steer, ...]:
 
 
 def cells_of(ways: Sequence[Way]) -> list[Cell]:
-    return [Steered(way) if isinstance(way, tuple) else way for way in ways]
+    return [SteeredCell(way) if isinstance(way, tuple) else way for way in ways]
 
 
 def score(model: Model, texts: Sequence[Text], ways: Sequence[Way], measure: TokenMeasure) -> Sums:

@@ -209,6 +209,7 @@ def test_a_chat_is_put_into_the_template(served: Served) -> None:
         "model": "pocket",
         "messages": messages,
         "max_completion_tokens": 12,
+        "max_tokens": 500,  # the older name of the same
         "temperature": 0,
         "logprobs": True,
         "top_logprobs": 2,
@@ -397,6 +398,9 @@ def test_hugging_face_has_what_other_clients_ask(served: Served) -> None:
         raw = {"model": "pocket:joyful:latest", "prompt": PROMPTS[0], "raw": True}
         asked = client.post("/api/generate", json={**raw, "stream": False, "options": options})
         assert asked.json()["response"] == text
+        for path, body in (("generate", {"options": {"mirostat": 2}}), ("nothing", {})):
+            refused = client.post(f"/api/{path}", json=raw | body)
+            assert isinstance(refused.json()["error"], str)
         steering = {"watch": "joyful", "guard": "joyful>1e6", "cost": True}
         told = client.post(
             "/api/generate", json={**raw, "stream": False, "options": options, **steering}

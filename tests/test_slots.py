@@ -139,10 +139,10 @@ def test_an_engine_that_drops_steers_is_told_from_a_bound_that_is_not_passed() -
     names = named(every)
     for steers in every:
         # A steer of the prompt behind the last attention reaches nothing, and is idle.
-        idle = Hooked(model, names).probed([steers]).idle
+        idle = Hooked(model, names).tested([steers]).idle
         assert all(str(steer.scope) == "prompt" and steer.layers == (2,) for steer in idle)
         with pytest.raises(HookError, match="changes nothing") if steers else nullcontext():
-            Deaf(model, names).probed([steers])
+            Deaf(model, names).tested([steers])
 
 
 def test_what_travels_arrives() -> None:

@@ -18,7 +18,7 @@ from test_cli import failed, steer
 from steer.base.errors import SteerError, UsageError
 from steer.evaluation import processes, subjects, suites
 from steer.evaluation.suites import summary
-from steer.evaluation.written import Writing, write
+from steer.evaluation.written import TextSettings, write
 from steer.measures import grids
 from steer.models.source import ModelSource
 from steer.pocket import corpus
@@ -75,7 +75,7 @@ def test_others_vectors_are_swept_in_shares_of_the_activations_too() -> None:
         msgspec.structs.replace(one, resid_norm=None) for one in ours.metadata.statistics
     )
     theirs = replace(ours, metadata=msgspec.structs.replace(ours.metadata, statistics=nameless))
-    written = write(model, Writing(("w1 w2",), samples=4, max_tokens=8), ())
+    written = write(model, TextSettings(("w1 w2",), samples=4, max_tokens=8), ())
     known = suites.with_lengths(model, theirs, written)
     for layer in ours.metadata.layers:
         made = Steer(known, Coefficient(0.2, "residual"), (layer,)).delta(layer)

@@ -15,7 +15,7 @@ import pytest
 from typer.main import get_command
 
 import steer
-from steer.cli.command import COMMANDS, group_of
+from steer.cli.command import COMMANDS, FORMER, group_of
 from steer.cli.main import app
 
 #: Each command, and what does the same in Python.
@@ -43,7 +43,7 @@ SURFACE: dict[str, tuple[str, ...]] = {
     "monitor": ("monitor", "profile"),
     "pack build": ("build_pack",),
     "pack check": ("read_pack",),
-    "probe": ("probe",),
+    "check-server": ("check_server",),
     "pull": ("pull",),
     "push": ("push",),
     "recipe show": ("read_recipe",),
@@ -105,8 +105,8 @@ RENAMED = {
     ("eval", "when"): "steers",
     ("monitor", "text"): "texts",
     ("monitor", "vector"): "vectors",
-    ("probe", "vector"): "steers",
-    ("probe", "recipe"): "steers",
+    ("check-server", "vector"): "steers",
+    ("check-server", "recipe"): "steers",
     ("pack build", "out"): "folder",
     ("pack check", "pack"): "reference",
     ("pull", "vectors"): "address",
@@ -205,6 +205,13 @@ def test_every_command_has_its_functions_and_every_function_its_command() -> Non
     shown = {name for names in SURFACE.values() for name in names}
     assert functions - shown - set(PYTHON_ONLY) == set()
     assert set(PYTHON_ONLY) <= functions
+
+
+def test_former_names_of_commands_work_and_are_not_listed() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    for former, present in FORMER.items():
+        assert commands[former] is commands[present]
+        assert former not in set(commands)
 
 
 @pytest.mark.parametrize("command", SURFACE)

@@ -20,7 +20,7 @@ from steer.cli import sweep as sweep_command
 from steer.evaluation.choice import (
     LINES,
     Budget,
-    Tried,
+    TriedCell,
     _cheaper_and_cheaper,
     _edge,
     choose,
@@ -146,10 +146,10 @@ def look_of(nats: dict[tuple[int, int], float]) -> tuple[Any, list[tuple[int, in
     """What looks at texts, which have these extra nats, and where it has looked."""
     looked: list[tuple[int, int]] = []
 
-    def look(position: tuple[int, int]) -> Tried:
+    def look(position: tuple[int, int]) -> TriedCell:
         looked.append(position)
         value = Interval(nats[position], 0.0, 1.0)
-        return Tried(position, value, value, ())
+        return TriedCell(position, value, value, ())
 
     return look, looked
 
@@ -166,7 +166,7 @@ def test_the_strongest_cell_within_the_nats_is_found(passing: int) -> None:
 
 def chosen_of(
     effects: Any, nats: Any, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Tried | None, list[tuple[int, int]]]:
+) -> tuple[TriedCell | None, list[tuple[int, int]]]:
     """The choice of a grid whose texts have these extra nats, and where texts were looked at."""
     shape = np.shape(effects)
     grid = grid_of(shape[0], tuple(np.linspace(0.1, 0.9, shape[1])))

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from steer.base.errors import ModelError, UsageError
 from steer.evaluation.batches import Text, drift, log_prob
-from steer.evaluation.cells import Steered
+from steer.evaluation.cells import SteeredCell
 from steer.evaluation.scoring import score, scored
 from steer.generate.apply import Sampling, continue_ids, generate
 from steer.models.model import Model
@@ -136,16 +136,16 @@ def test_a_text_in_one_forward_is_steered_where_it_is_said(kind: str) -> None:
     on = model(QWEN)
     scope = parse_scope(kind)
     steer = tiny.steer(on, 3.0, scope)
-    together = score(on, texts(), [Steered((steer,))], log_prob)[0]
+    together = score(on, texts(), [SteeredCell((steer,))], log_prob)[0]
     for number, (text, (_, thinking, answer)) in enumerate(zip(texts(), TEXTS, strict=True)):
         steps = answer if kind == "answer" else thinking
         inverted = kind.startswith("not-")
         if steps:
             typed = Scope("steps", steps.start, steps.stop - 1, inverted=inverted)
-            same = score(on, [text], [Steered((tiny.steer(on, 3.0, typed),))], log_prob)
+            same = score(on, [text], [SteeredCell((tiny.steer(on, 3.0, typed),))], log_prob)
             np.testing.assert_allclose(together[number], same[0, 0], rtol=1e-4)
         elif not inverted:
-            plain = score(on, [text], [Steered((tiny.steer(on, 0.0),))], log_prob)
+            plain = score(on, [text], [SteeredCell((tiny.steer(on, 0.0),))], log_prob)
             np.testing.assert_allclose(together[number], plain[0, 0], rtol=1e-4)
 
 
@@ -161,21 +161,21 @@ def test_what_is_written_is_what_one_forward_predicts(kind: str, prompt: list[in
     ids = (*prompt, *new)
     for position in range(3, len(ids)):
         cells = [Text((*ids[:position], token), (position,), 3) for token in range(VOCABULARY)]
-        sums = scored(on, cells, [Steered((steer,))], log_prob).sums[0]
+        sums = scored(on, cells, [SteeredCell((steer,))], log_prob).sums[0]
         assert sums[ids[position]] >= sums.max() - 1e-3
 
 
 def test_a_steer_of_thoughts_changes_nothing_where_nothing_is_thought() -> None:
     on = model(QWEN)
     steer = tiny.steer(on, 3.0, parse_scope("thinking"))
-    sums = score(on, texts(), [Steered((steer,))], drift)[0]
+    sums = score(on, texts(), [SteeredCell((steer,))], drift)[0]
     assert (sums > 1e-6).tolist() == [True, True, False, True]
 
 
 def test_scopes_by_thoughts_need_thoughts_and_no_beams() -> None:
     steer: Steer = tiny.steer(tiny.model("llama"), 1.0, parse_scope("answer"))
     with pytest.raises(ModelError, match="has no tags of thoughts"):
-        score(tiny.model("llama"), texts(), [Steered((steer,))], drift)
+        score(tiny.model("llama"), texts(), [SteeredCell((steer,))], drift)
     beams = Sampling(max_tokens=2, temperature=0.0, beams=2)
     with pytest.raises(UsageError, match="excludes the scope answer"):
         list(generate(model(QWEN), ["w3 w4"], [steer], beams))

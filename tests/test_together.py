@@ -15,7 +15,7 @@ from families import FAMILIES
 
 from steer.generate.apply import generate
 from steer.generate.batch import Batch
-from steer.generate.together import Continuation, Together
+from steer.generate.together import Continuation, RunningTexts
 from steer.models.loading import load
 from steer.models.model import Model
 from steer.models.source import ModelSource
@@ -126,7 +126,7 @@ def wishes(count: int, seed: int) -> list[Wish]:
 def written(model: Model, asked: Sequence[Wish], seed: int) -> list[Continuation]:
     """All of them, begun at odd moments; some wait for a while, and some strangers leave."""
     chance = random.Random(seed)
-    together = Together(model)
+    together = RunningTexts(model)
     rows = [one.begun(model) for one in asked]
     waiting, parked = list(rows), []
     while waiting or parked or together.rows:
@@ -193,7 +193,7 @@ def test_what_fails_ends_one_text_only() -> None:
     model = tiny.model("llama")
     good = Wish("a b c", (tiny.steer(model),), Sampling(max_tokens=8, temperature=0))
     bad, fine = good.begun(model), good.begun(model)
-    together = Together(model)
+    together = RunningTexts(model)
     together.add([bad, fine])
 
     def broken(_resid: Any) -> None:

@@ -22,10 +22,10 @@ from steer.distillation import token as learning
 from steer.distillation.lessons import Conditions
 from steer.distillation.settings import DistillSettings
 from steer.evaluation.batches import Text, distance, log_prob
-from steer.evaluation.cells import PROMPTED, UNSTEERED, Guided, Steered
+from steer.evaluation.cells import PROMPTED, UNSTEERED, GuidedCell, SteeredCell
 from steer.evaluation.scoring import score
 from steer.generate.apply import generate
-from steer.generate.together import Continuation, Together
+from steer.generate.together import Continuation, RunningTexts
 from steer.hooks.tokens import embedded, standing
 from steer.models.loading import load
 from steer.models.model import Model
@@ -35,7 +35,7 @@ from steer.steering.spec import parse
 from steer.steering.steers import Steer, resolve
 from steer.steering.tokens import learned, separate
 from steer.vectors import store
-from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
+from steer.vectors.metadata import LayerStatistics, Metadata, Recommendation
 from steer.vectors.provenance import ContrastSummary, Method, Read
 from steer.vectors.vector import SteeringVector
 
@@ -63,7 +63,7 @@ def vector_of(embeddings: np.ndarray, name: str = "word", **more: Any) -> Steeri
         statistics=(
             LayerStatistics(0, float(np.linalg.norm(embeddings, axis=1).mean()), resid_norm=1.0),
         ),
-        recommended=Recommended((0,), 1.0, ""),
+        recommended=Recommendation((0,), 1.0, ""),
     )
     origin = more.pop("origin", None)
     metadata = msgspec.structs.replace(metadata, **more)
@@ -136,7 +136,7 @@ def test_texts_that_come_and_go_are_what_they_are_alone() -> None:
     """As the server writes them: each with steers of its own, cached, padded on the left."""
     steers, model = [use(noise())], pocket()
     rows = [Row("", 0, model.encode(prompt)) for prompt in PROMPTS]
-    together = Together(model)
+    together = RunningTexts(model)
     wanted = [Continuation(model, row, own, WARM) for row in rows for own in (steers, [])]
     together.add(wanted[:3])
     together.step()
@@ -182,15 +182,15 @@ def lesson_texts() -> tuple[str, list[Text]]:
 def test_a_token_of_the_prompts_own_embeddings_scores_as_the_prompt() -> None:
     condition, scored = lesson_texts()
     own = use(token_of(pocket().encode(condition, special=False)))
-    sums = score(pocket(), scored, [Steered((own,)), PROMPTED], distance)
+    sums = score(pocket(), scored, [SteeredCell((own,)), PROMPTED], distance)
     assert np.abs(sums[0]).max() < 1e-4
-    by_token, by_prompt = score(pocket(), scored, [Steered((own,)), PROMPTED], log_prob)
+    by_token, by_prompt = score(pocket(), scored, [SteeredCell((own,)), PROMPTED], log_prob)
     assert np.allclose(by_token, by_prompt, atol=1e-4)
 
 
 def test_texts_of_a_group_score_as_each_alone() -> None:
     _, scored = lesson_texts()
-    cell = Steered((use(noise()),))
+    cell = SteeredCell((use(noise()),))
     together = score(pocket(), scored, [cell], log_prob)
     alone = [score(pocket(), [one], [cell], log_prob)[0, 0] for one in scored]
     assert np.allclose(together[0], alone, atol=1e-4)
@@ -202,13 +202,13 @@ def test_a_token_beside_an_edit_scores_as_both_do(tmp_path: Path) -> None:
     edit = use(store.read(vectors / "joyful.safetensors"), "joyful:2@2")
     condition, scored = lesson_texts()
     own = use(token_of(pocket().encode(condition, special=False)))
-    both = score(pocket(), scored, [Steered((own, edit))], log_prob)[0]
+    both = score(pocket(), scored, [SteeredCell((own, edit))], log_prob)[0]
     moved = []
     for text in scored:
         shift = len(text.conditioned) - len(text.ids)
         positions = tuple(one + shift for one in text.scored)
         moved.append(Text(text.conditioned, positions, text.start + shift))
-    assert np.allclose(both, score(pocket(), moved, [Steered((edit,))], log_prob)[0], atol=1e-4)
+    assert np.allclose(both, score(pocket(), moved, [SteeredCell((edit,))], log_prob)[0], atol=1e-4)
 
 
 def test_a_file_is_read_and_written_with_the_same_bytes(tmp_path: Path) -> None:
@@ -416,7 +416,9 @@ def test_a_token_for_a_range_goes_through_its_prompt() -> None:
 
 def test_guidance_at_strength_1_scores_as_the_condition() -> None:
     _, scored = lesson_texts()
-    sums = score(pocket(), scored, [Guided(1.0), PROMPTED, Guided(0.0), UNSTEERED], log_prob)
+    sums = score(
+        pocket(), scored, [GuidedCell(1.0), PROMPTED, GuidedCell(0.0), UNSTEERED], log_prob
+    )
     assert np.allclose(sums[0], sums[1], atol=1e-5)
     assert np.allclose(sums[2], sums[3], atol=1e-5)
     assert not np.allclose(sums[0], sums[2], atol=1e-2)

@@ -22,7 +22,7 @@ from steer.baking.check import TEXTS
 from steer.baking.edits import Add, Edits, Project, Writer, edits_of
 from steer.baking.families import Family, family_of
 from steer.baking.places import Matrix, Placement, place
-from steer.baking.tokens import Added, extend
+from steer.baking.tokens import AddedToken, extend
 from steer.base.errors import ModelError
 from steer.models.checkpoint import rebuilt
 from steer.models.model import Model
@@ -31,7 +31,7 @@ from steer.steering.tokens import LearnedToken, separate
 
 
 @dataclass(frozen=True, slots=True)
-class Baked:
+class BakedNetwork:
     """A network with steers in its weights, only for saving, and a summary of the edits.
 
     n_matrices: the number of edited matrices, counting each expert's. n_constants: the number of
@@ -45,13 +45,13 @@ class Baked:
     n_matrices: int
     n_constants: int
     tokenizer: Any
-    added: tuple[Added, ...] = ()
+    added: tuple[AddedToken, ...] = ()
     untied: bool = False
 
 
 def bake(
     model: Model, steers: Sequence[Steer], *, dtype: torch.dtype, approximate: bool = False
-) -> Baked:
+) -> BakedNetwork:
     """A network of `dtype` that does without hooks what `model` does under `steers`.
 
     The model is unchanged, and shares the unedited weights with the result.
@@ -79,7 +79,7 @@ class _Baking:
     def family(self) -> Family:
         return family_of(self.model.hooks.architecture)
 
-    def baked(self, edits: Edits, tokens: Sequence[LearnedToken]) -> Baked:
+    def baked(self, edits: Edits, tokens: Sequence[LearnedToken]) -> BakedNetwork:
         if any(tensor.is_meta for tensor in self.original.values()):
             raise ModelError(
                 "some weights are not in memory", hint="leave --device-map out, or use more memory"
@@ -104,7 +104,7 @@ class _Baking:
             self._untie()
         weights, changes = self.original | self.edited, dict(self.placement.changes)
         tokenizer, untied = self.model.tokenizer, self.placement.untied
-        added: tuple[Added, ...] = ()
+        added: tuple[AddedToken, ...] = ()
         if tokens:
             extended = extend(self.model, tokens, weights, TEXTS)
             weights, tokenizer, added = extended.weights, extended.tokenizer, extended.added
@@ -117,7 +117,7 @@ class _Baking:
             model_type=self.placement.model_type,
         )
         n_constants = len(self.placement.biases)
-        return Baked(
+        return BakedNetwork(
             network, edits, self.placement, self.n_matrices, n_constants, tokenizer, added, untied
         )
 

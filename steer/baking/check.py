@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steer.baking.tokens import LEAST, Added, chances, sampled
+from steer.baking.tokens import LEAST, AddedToken, chances, sampled
 from steer.base.errors import InputError, ModelError
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
@@ -130,7 +130,7 @@ def reference(
     model: Model,
     steers: Sequence[Steer],
     texts: Sequence[str] = TEXTS,
-    added: Sequence[Added] = (),
+    added: Sequence[AddedToken] = (),
 ) -> Reference:
     """Log-probs with hooks on the texts, and on random tokens.
 
@@ -197,7 +197,7 @@ def compare(
     *,
     dtype: str,
     exact: bool = True,
-    added: Sequence[Added] = (),
+    added: Sequence[AddedToken] = (),
 ) -> Difference:
     """Load the folder in float32 and compare it with the hooks.
 
@@ -216,7 +216,7 @@ def compare(
     return replace(difference, new_token=highest)
 
 
-def _check_written(model: Model, added: Sequence[Added], expected: Reference) -> None:
+def _check_written(model: Model, added: Sequence[AddedToken], expected: Reference) -> None:
     """Check that the folder's tokenizer maps a token's text to its ids.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from steer import __version__
-from steer.baking.bake import Baked, bake
+from steer.baking.bake import BakedNetwork, bake
 from steer.baking.check import TEXTS, Difference, compare, reference
 from steer.baking.edits import describe
 from steer.baking.target import REPORT, new_folder
@@ -27,8 +27,8 @@ class Report:
     """The report of a baked folder: its sources, its edits, and the comparison with the hooks.
 
     vectors: name and sha256 of each. architecture: of the result; untied, matrices, constants: as
-    in `steer.baking.bake.Baked`. approximations: empty if it is exact. tokens: of each learned
-    token the name, the ids, and the text for prompts.
+    in `steer.baking.bake.BakedNetwork`. approximations: empty if it is exact. tokens: the name, the
+    ids and the text for prompts of each learned token.
     """
 
     model: str
@@ -104,7 +104,9 @@ def export(
     return report
 
 
-def _report(model: Model, steers: Sequence[Steer], baked: Baked, difference: Difference) -> Report:
+def _report(
+    model: Model, steers: Sequence[Steer], baked: BakedNetwork, difference: Difference
+) -> Report:
     vectors = dict.fromkeys(steer.vector for steer in steers)
     return Report(
         model=model.identity.id,
@@ -152,7 +154,7 @@ def _card(report: Report) -> str:
         f"- checked on {report.difference.n_tokens} tokens: {report.difference}\n"
         f"- made by: steer {__version__}; `{REPORT}` has the figures\n\n"
         "The licence is that of the model it was made from. An engine that does not expect a bias"
-        " may silently ignore it: `steer probe` tests whether a running server steers.\n"
+        " may silently ignore it: `steer check-server` tests whether a running server steers.\n"
     )
 
 

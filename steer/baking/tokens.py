@@ -32,7 +32,7 @@ LENGTH, N_SAMPLED = 96, 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
+class AddedToken:
     """A token in a checkpoint. texts: the text of each of its embeddings. ids: of each."""
 
     name: str
@@ -46,7 +46,7 @@ class Added:
 
 
 @dataclass(frozen=True, slots=True)
-class Extended:
+class ExtendedCheckpoint:
     """A checkpoint with more tokens: weights, changes to the configuration, and a tokenizer.
 
     untied: whether the embedding and the head were separated.
@@ -55,7 +55,7 @@ class Extended:
     weights: dict[str, Tensor]
     changes: dict[str, Any]
     tokenizer: Any
-    added: tuple[Added, ...]
+    added: tuple[AddedToken, ...]
     untied: bool
 
 
@@ -67,7 +67,7 @@ def texts_of(token: LearnedToken) -> tuple[str, ...]:
 
 def extend(
     model: Model, tokens: Sequence[LearnedToken], weights: dict[str, Tensor], texts: Sequence[str]
-) -> Extended:
+) -> ExtendedCheckpoint:
     """Add the tokens to the weights and the tokenizer.
 
     texts: to run the model on, for samples of its hidden states.
@@ -88,7 +88,7 @@ def extend(
     tokenizer, ids = with_tokens(model.tokenizer, [text for _, own in named for text in own])
     remaining = iter(ids)
     added = tuple(
-        Added(token.name, own, tuple(next(remaining) for _ in own)) for token, own in named
+        AddedToken(token.name, own, tuple(next(remaining) for _ in own)) for token, own in named
     )
     config = model.network.config
     embedding = _name_of(model, model.network.get_input_embeddings().weight)
@@ -109,7 +109,7 @@ def extend(
     changes: dict[str, Any] = {"vocab_size": size}
     if untied:
         changes["tie_word_embeddings"] = False
-    return Extended(extended, changes, tokenizer, added, untied)
+    return ExtendedCheckpoint(extended, changes, tokenizer, added, untied)
 
 
 def _name_of(model: Model, weight: Tensor) -> str | None:
@@ -218,7 +218,7 @@ def sampled(model: Model, rows: Sequence[Tensor], *, seed: int) -> list[Tensor]:
     return texts
 
 
-def chances(model: Model, added: Sequence[Added], rows: Sequence[Tensor]) -> float:
+def chances(model: Model, added: Sequence[AddedToken], rows: Sequence[Tensor]) -> float:
     """The highest log-probability that a baked model gives a new token, over rows of ids."""
     ids = [id_ for token in added for id_ in token.ids]
     highest = -math.inf

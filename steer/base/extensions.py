@@ -41,7 +41,7 @@ class Extension:
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class BrokenExtension:
     """An extension of another package that cannot be used, and why."""
 
     noun: str
@@ -69,7 +69,7 @@ class Registry(Generic[T]):
 
     noun: str
     items: Mapping[str, T]
-    broken: tuple[Broken, ...] = ()
+    broken: tuple[BrokenExtension, ...] = ()
     _by_alias: dict[str, T] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -119,7 +119,7 @@ def load(kind: type[T], *, noun: str, group: str, own: str, attribute: str) -> R
     """
     items: dict[str, T] = {item.name: item for item in builtin(own, attribute)}
     taken = {name for item in items.values() for name in item.names}
-    broken: list[Broken] = []
+    broken: list[BrokenExtension] = []
     for point in sorted(entry_points(group=group), key=lambda point: point.name):
         package = _package(point)
         try:
@@ -131,7 +131,7 @@ def load(kind: type[T], *, noun: str, group: str, own: str, attribute: str) -> R
                 raise ValueError(f"the name {min(clash)!r} is taken")
         # Another package's code may raise anything; the tool goes on without it.
         except Exception as error:
-            broken.append(Broken(noun, point.name, package, explained(error)))
+            broken.append(BrokenExtension(noun, point.name, package, explained(error)))
             continue
         items[item.name] = replace(item, package=package)
         taken.update(item.names)

@@ -193,6 +193,27 @@ def append_cached(path: Path, data: bytes) -> None:
             file.write(data)
 
 
+def write_end(path: Path, data: bytes, start: int) -> None:
+    """Write `data` from byte `start` of a file on, and end the file there. If it does not fit, the
+    file ends at `start`, so that it never holds a part of `data`.
+
+    Raises:
+        SteerError: writing fails.
+    """
+    with reported(path):
+        descriptor = open_descriptor(path, os.O_WRONLY | os.O_CREAT, follow_links=False)
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            file.truncate(start)
+            file.seek(start)
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except OSError:
+                file.truncate(start)
+                raise
+
+
 def open_regular(path: Path, *, follow_links: bool = True) -> BinaryIO:
     """Open a regular file for reading in parts; opening never waits.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -10,11 +12,31 @@ from urllib.request import getproxies, proxy_bypass
 HUB_TIMEOUT = 4.0
 
 
-def is_offline_mode() -> bool:
-    """Whether the user has set `HF_HUB_OFFLINE`."""
-    from huggingface_hub import constants
+#: Variables that the Hugging Face libraries read once, when they are imported.
+_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+#: Their values that mean yes.
+_TRUE = ("1", "ON", "YES", "TRUE")
+#: Modules that keep the value of `HF_HUB_OFFLINE`.
+_KEEPING = ("huggingface_hub.constants", "datasets.config")
 
-    return bool(constants.is_offline_mode())
+
+def go_offline() -> None:
+    """Ask the hub nothing from now on, in this process and those that it starts: models, adapters,
+    vectors and datasets are read from the caches of the Hugging Face libraries only."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    for name in _KEEPING:
+        if name in sys.modules:
+            sys.modules[name].HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+
+
+def is_offline_mode() -> bool:
+    """Whether the hub is not to be asked: after `go_offline`, or if the user has set
+    `HF_HUB_OFFLINE`. Imports nothing."""
+    constants = sys.modules.get("huggingface_hub.constants")
+    if constants is not None:
+        return bool(constants.HF_HUB_OFFLINE)
+    value = next(filter(None, map(os.environ.get, _VARIABLES)), "")
+    return value.upper() in _TRUE
 
 
 def hub_answers() -> bool:

@@ -57,7 +57,8 @@ _OPTION = re.compile(
 #: A command with its options, as in "steer pull URL --force; or ...".
 _COMMAND = re.compile(
     r"(`steer [^`]*`"
-    r"|\bsteer (?:apply|convert|distill|doctor|extract|list|pull|push|serve|sign|show)\b[^;`]*)"
+    r"|\bsteer (?:apply|check-server|convert|distill|doctor|extract|list|pull|push|serve|sign|show)"
+    r"\b[^;`]*)"
 )
 _n_commands = 0
 

@@ -231,8 +231,8 @@ def apply(
     options.check_readers(chat=chat, steers=steers, watched=looking.watched, guards=looking.guards)
     used = [*(vector for steer in steers for vector in steer.vectors), *looking.vectors]
     source = options.for_vectors(used, source, chat=chat)
-    # With an engine, this process needs only the tokenizer, and weights to check the vectors.
-    model = options.load_model(replace(source, device="cpu") if engine else source)
+    # With an engine, this process needs the tokenizer, and the fingerprint of the weights.
+    model = options.load_identity(source) if engine else options.load_model(source)
 
     options.check_fit(used, model.identity, allow_other_model=allow_other_model)
     where = "" if live_layer is None else f" at layer {live_layer}"
@@ -263,10 +263,9 @@ def apply(
         lines.write(force=force)
     except (KeyboardInterrupt, SteerError):
         if lines.pairs:
+            lines.leave(steered, json=json)
             if out is None and not json:
-                lines.show(steered)
                 looking.report(lines.steered)
-            lines.leave(shown=not json)
         raise
     if json:
         output.as_json(

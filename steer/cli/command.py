@@ -4,6 +4,8 @@ To add a command `steer NAME`: write `cli/NAME.py` with `register(app)`, and add
 `COMMANDS`, with the first line of the command's docstring. Nothing else lists commands, and only
 the command that runs is imported.
 
+Every command has the option `--offline`, unless `LOCAL` lists it.
+
 To add an option: write its help in one short sentence, if possible one line at 80 columns. `GROUPS`
 assigns options to the groups of the help by name; options that it does not list go into the group
 `How`, and `rich_help_panel=` of an option overrides both. `VALUES` in `cli/complete.py` says what
@@ -16,18 +18,21 @@ help shows examples first. The help of a command has at most 84 lines, a screen 
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from steer.base.errors import UsageError
+from steer.base.hub import go_offline
 from steer.cli.complete import VALUES
 
 #: Sections of `steer --help`: the commands of each, with the first line of their help.
@@ -54,7 +59,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "ui": "Open a page on which you steer by hand.",
         "serve": "Serve a model with OpenAI's API; requests say how to steer.",
         "drive": "Steer a running engine with the steering that it has of its own.",
-        "probe": "Test whether a running server steers as the vectors say.",
+        "check-server": "Test whether a running server steers as the vectors say.",
         "bake": "Write steering into the weights, for any engine.",
     },
     "Read and measure": {
@@ -76,8 +81,14 @@ COMMANDS: dict[str, dict[str, str]] = {
     },
 }
 
-#: Modules of commands whose names are keywords or builtins of Python.
-_MODULES = {"eval": "evaluate", "list": "list_vectors"}
+#: Commands that read nothing from the hub, and have no option `--offline`.
+LOCAL = frozenset({"demo", "fit", "pack check", "pack report", "push", "recipe"})
+
+#: Modules of commands whose names cannot be names of modules, or are builtins of Python.
+_MODULES = {"check-server": "check_server", "eval": "evaluate", "list": "list_vectors"}
+
+#: Former names of commands, which still work and are not listed.
+FORMER = {"probe": "check-server"}
 
 _WORKS_ON, _HOW, _OUTPUT, _MODEL, _RUNNING = (
     "What it works on", "How", "Output", "Model", "Running",
@@ -99,12 +110,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     _MODEL: (
         "model", "revision", "adapter", "device", "dtype", "device_map", "tensor_parallel",
-        "trust_remote_code", "offline", "allow_other_model", "chat", "system", "template",
+        "trust_remote_code", "allow_other_model", "chat", "system", "template",
         "template_arg", "date",
     ),
     _RUNNING: (
         "host", "port", "api_key", "allow_origin", "log_requests", "no_browser", "batch_size",
-        "jobs", "engine", "engine_option", "ray", "workers", "allow_idle",
+        "jobs", "engine", "engine_option", "ray", "workers", "allow_idle", "offline",
     ),
 }  # fmt: skip
 
@@ -228,6 +239,7 @@ class Commands(Mapping[str, Any]):
     """All commands by name; each is imported when it is looked up."""
 
     def __getitem__(self, name: str) -> Any:
+        name = FORMER.get(name, name)
         if not any(name in section for section in COMMANDS.values()):
             raise KeyError(name)
         return load(name)
@@ -250,8 +262,49 @@ def load(name: str) -> Any:
         for info in each.registered_commands:
             if info.cls is None or not issubclass(info.cls, SteerCommand):
                 info.cls = SteerCommand
+            path = name if each is app else f"{name} {info.name}"
+            if info.callback is not None and not {name, path} & LOCAL:
+                info.callback = _with_offline(info.callback)
     group: Any = typer.main.get_command(app)
     return group.commands[name]
+
+
+def _with_offline(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a command, with the option `--offline`."""
+
+    @functools.wraps(command)
+    def wrapper(*, offline: bool, **values: Any) -> Any:
+        return command(**values)
+
+    def act(is_set: bool) -> None:  # before other options, which may ask whether it is set
+        if is_set:
+            go_offline()
+
+    option = typer.Option(
+        "--offline",
+        is_eager=True,
+        callback=act,
+        help="Ask the hub nothing; use what its cache has.",
+    )
+    added = inspect.Parameter(
+        "offline", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[bool, option], default=False
+    )
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    parameters = [*(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own), added]
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {each.name: each.annotation for each in parameters}
+    del wrapper.__wrapped__  # otherwise typer inspects the undecorated command
+    return wrapper
+
+
+def leaves(path: str, command: Any) -> Iterator[tuple[str, Any]]:
+    """A command that is no group, or those below a group, each with the words that name it."""
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield path, command
+        return
+    for name, each in below.items():
+        yield from leaves(f"{path} {name}", each)
 
 
 class LazyGroup(TyperGroup):

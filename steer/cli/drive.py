@@ -13,7 +13,7 @@ from steer.cli.command import SteerCommand
 from steer.cli.recipe import RecipeOption, settings
 
 if TYPE_CHECKING:
-    from steer.library.servers import Driven
+    from steer.library.servers import EngineSteering
 
 
 class DriveCommand(SteerCommand):
@@ -62,12 +62,12 @@ def drive(
     The vectors take the place of the steering that it had. Engines that hold none get it with each
     request: the fields for its body are printed. What an engine does not take is refused, by name;
     without vectors, the command says which engine it is and what that takes. Engines may ignore
-    what they do not know, so steer probe then tests whether it acts.
+    what they do not know, so steer check-server then tests whether it acts.
 
     \b
     steer drive http://localhost:8080
     steer drive http://localhost:8080 -v joyful:2@2
-    steer probe http://localhost:8080 -m MODEL -v joyful:2@2
+    steer check-server http://localhost:8080 -m MODEL -v joyful:2@2
     steer drive http://localhost:8080 --clear
     """
     from steer.library.servers import drive as run
@@ -92,11 +92,12 @@ def drive(
         vectors += f" --recipe {quote(str(recipe))}" if recipe else ""
         fields = f" --fields {quote(str(out or 'FIELDS.json'))}" if result.fields else ""
         output.note(
-            f"test whether it acts: steer probe {quote(url)} -m MODEL {vectors.strip()}{fields}"
+            f"test whether it acts: steer check-server {quote(url)} -m MODEL"
+            f" {vectors.strip()}{fields}"
         )
 
 
-def _show(result: Driven, out: Path | None) -> None:
+def _show(result: EngineSteering, out: Path | None) -> None:
     """What was done, for people; the fields of requests are the result on stdout."""
     where = f"{result.engine} at {result.url}"
     if result.steers is None:

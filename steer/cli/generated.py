@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from steer.base.files import reported, write_atomic
+from steer.base.files import write_atomic, write_end
 from steer.base.processes import follows
 from steer.cli import output
 from steer.cli.watched import report_watched
@@ -30,6 +30,8 @@ class Texts:
     total: int
     out: Path | None = None
     pairs: list[Pair] = field(default_factory=list)
+    _n_kept: int = 0
+    _n_bytes: int = 0
 
     @property
     def steered(self) -> list[Generation]:
@@ -48,10 +50,10 @@ class Texts:
         """
         self.pairs.append(pair)
         if self.out is not None and not follows():
-            part = self._part(self.out)
-            mode = "w" if len(self.pairs) == 1 else "a"
-            with reported(part), part.open(mode, encoding="utf-8") as file:
-                file.write(_line(_record(*pair)))
+            line = _line(_record(*pair)).encode()
+            write_end(self._part(self.out), line, self._n_bytes)
+            self._n_bytes += len(line)
+            self._n_kept += 1
 
     def write(self, *, force: bool) -> None:
         """Write `out`, once all continuations are finished.
@@ -65,11 +67,11 @@ class Texts:
                 self._part(self.out).unlink()
             output.note(f"wrote {self.out}")
 
-    def show(self, title: str) -> None:
-        """Print the texts, under their prompts if there are several. `title` heads the steered
-        texts where unsteered ones are beside them."""
+    def show(self, title: str, *, start: int = 0) -> None:
+        """Print the texts from number `start` on, under their prompts if there are several. `title`
+        heads the steered texts where unsteered ones are beside them."""
         several_prompts = len({steered.prompt for steered in self.steered}) > 1
-        for steered, unsteered in self.pairs:
+        for steered, unsteered in self.pairs[start:]:
             if several_prompts and steered.sample == 0:
                 output.heading(steered.prompt)
             if unsteered is None:
@@ -78,11 +80,21 @@ class Texts:
                 output.beside(("unsteered", title), (unsteered.text, steered.text))
             report_watched(steered)
 
-    def leave(self, *, shown: bool) -> None:
-        """Note how many texts are finished, and where they are, when the command is stopped."""
-        location = "" if shown else "; with -o FILE they would be kept"
-        location = location if self.out is None else f", in {self._part(self.out)}"
-        output.note(f"{len(self.pairs)} of {self.total} texts were finished{location}")
+    def leave(self, title: str, *, json: bool) -> None:
+        """When the command is stopped, note how many texts are finished, and where they are. Those
+        that no file holds are printed, unless the command prints JSON."""
+        n = len(self.pairs)
+        if self.out is not None and not follows() and not self._n_bytes:
+            self._part(self.out).unlink(missing_ok=True)
+        if not json:
+            self.show(title, start=self._n_kept)
+        location = ""
+        if self._n_kept:
+            held = "" if self._n_kept == n else f"{self._n_kept} of them "
+            location = f", {held}in {self._part(cast(Path, self.out))}"
+        elif json and self.out is None:
+            location = "; with -o FILE they would be kept"
+        output.note(f"{n} of {self.total} texts were finished{location}")
 
     @staticmethod
     def _part(out: Path) -> Path:

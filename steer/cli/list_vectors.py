@@ -10,7 +10,7 @@ import typer
 from steer.cli import options, output
 
 if TYPE_CHECKING:
-    from steer.concepts.index import Built
+    from steer.concepts.index import BuiltPack
     from steer.vectors.metadata import Metadata
 
 
@@ -64,7 +64,7 @@ def run(
         )
 
 
-def _packs(folder: str) -> list[Built]:
+def _packs(folder: str) -> list[BuiltPack]:
     """The index of a pack in a folder, if there is one. A damaged index causes a warning."""
     from steer.base.errors import SteerError
     from steer.base.urls import is_url

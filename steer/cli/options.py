@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 import typer
 
 from steer.base.errors import UsageError
+from steer.base.hub import is_offline_mode
 from steer.base.processes import hearing_interrupts
 from steer.cli import output
 from steer.models.source import POCKET, ModelSource
@@ -95,12 +95,7 @@ def with_model(
         adapter: Annotated[
             str | None, typer.Option(help="A PEFT adapter: a folder or a hub id.")
         ] = None,
-        offline: Annotated[
-            bool, typer.Option("--offline", help="Ask the hub nothing; use what its cache has.")
-        ] = False,
     ) -> ModelSource | None:
-        if offline:  # also for vectors, and for the processes of engines
-            os.environ["HF_HUB_OFFLINE"] = "1"
         name = default if model is None else model
         if name is None:
             if adapter is not None:
@@ -115,7 +110,7 @@ def with_model(
             tensor_parallel=tensor_parallel,
             trust_remote_code=trust_remote_code,
             adapter=adapter,
-            offline=offline,
+            offline=is_offline_mode(),
             fast=fast,
             assumed=model is None,
         )
@@ -251,6 +246,17 @@ def load_model(source: ModelSource) -> Model:
     for text in model.notes:
         output.note(text)
     return model
+
+
+def load_identity(source: ModelSource) -> Model:
+    """Load a model for its identity and tokenizer only, without a copy of its weights in memory.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+    """
+    from steer.models.loading import mapped
+
+    return load_model(mapped(source))
 
 
 def check_fit(

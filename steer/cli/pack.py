@@ -11,7 +11,7 @@ from steer.cli import from_words, options, output, workers
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.concepts.index import Built, IndexRow
+    from steer.concepts.index import BuiltPack, IndexRow
 
 PackArgument = Annotated[
     str,
@@ -202,7 +202,7 @@ def report(
         _print(built)
 
 
-def _print(built: Built) -> None:
+def _print(built: BuiltPack) -> None:
     from steer.concepts.index import HEADINGS
 
     output.table(HEADINGS[:-1], [row.cells()[:-1] for row in built.rows], left=4)

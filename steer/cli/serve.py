@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -106,7 +106,7 @@ def serve(
         )
     settings, usable = ready(engine, engine_option or [])
     run(
-        Requested(vectors, recipe or [], vector or [], when),
+        ServedContent(vectors, recipe or [], vector or [], when),
         source,
         host=host,
         ports=[port],
@@ -123,7 +123,7 @@ def serve(
 
 
 @dataclass(frozen=True)
-class Requested:
+class ServedContent:
     """What to serve.
 
     vectors: a folder of vectors and recipes. recipes: more recipes. defaults: steers of requests
@@ -138,7 +138,7 @@ class Requested:
 
 
 def run(
-    requested: Requested,
+    requested: ServedContent,
     source: ModelSource,
     *,
     host: str,
@@ -175,7 +175,7 @@ def run(
     library.allow_idle = allow_idle
     access = Access(api_key or None, is_local(host), tuple(allow_origin))
     at = first_free(host, ports)
-    model = options.load_model(replace(source, device="cpu") if engine else source)
+    model = options.load_identity(source) if engine else options.load_model(source)
     identity = model.identity
     runs_on = f"{identity.id} · {engine}" if engine else model.describe()
     library, more = libraries.fitting(
@@ -209,6 +209,7 @@ def run(
             library,
             at,
             access=access,
+            source=source.name,
             folder=requested.vectors,
             log=output.warning,
             log_request=output.note if log_requests else lambda text: None,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from steer.cli import options
-from steer.cli.serve import Requested, ready, run
+from steer.cli.serve import ServedContent, ready, run
 from steer.models.source import ModelSource
 
 
@@ -52,7 +52,7 @@ def ui(
     """
     settings, usable = ready(None, [])
     run(
-        Requested(vectors, [], vector or [], None, may_be_empty=True),
+        ServedContent(vectors, [], vector or [], None, may_be_empty=True),
         source,
         host="127.0.0.1",
         ports=[8000, 0] if port is None else [port],

@@ -48,7 +48,7 @@ def verify(
     if source is not None:
         from steer.library.models import Model
 
-        model = Model(options.load_model(source))
+        model = Model(options.load_identity(source))
     rows = []
     for file in checked:
         warnings = [] if model is None else file.fits(model)

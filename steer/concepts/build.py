@@ -18,7 +18,7 @@ from steer.base.errors import SteerError
 from steer.base.files import check_writable, reported, write_atomic
 from steer.base.progress import Progress, silent
 from steer.concepts.concept import Concept
-from steer.concepts.index import INDEX, Built, IndexRow, read
+from steer.concepts.index import INDEX, BuiltPack, IndexRow, read
 from steer.concepts.make import ConceptVector, is_chat, make
 from steer.concepts.pack import Entry, Pack
 from steer.concepts.settings import MakeSettings
@@ -36,7 +36,7 @@ def build(
     force: bool = False,
     progress: Progress = silent,
     on_made: Callable[[IndexRow, bool], None] = lambda row, is_new: None,
-) -> Built:
+) -> BuiltPack:
     """Make all vectors of a pack, or resume an interrupted build.
 
     The folder gets a file for each concept that works, and the index. on_made: called with the row
@@ -93,15 +93,15 @@ def _keep(
 
 def _built(
     folder: Path, pack: Pack, model: Model, rows: dict[str, IndexRow], known: dict[str, IndexRow]
-) -> Built:
+) -> BuiltPack:
     """The rows in the pack's order, and then those of other builds in the folder."""
     order = [concept.name for concept in pack.concepts if concept.name in rows]
     others = [name for name in known if name not in rows]
     every = [rows[name] for name in order] + [known[name] for name in others]
-    return Built(folder, pack.name, pack.title, model.identity.id, tuple(every))
+    return BuiltPack(folder, pack.name, pack.title, model.identity.id, tuple(every))
 
 
-def _write_index(built: Built) -> None:
+def _write_index(built: BuiltPack) -> None:
     text = json.dumps(built.to_dict(), ensure_ascii=False, indent=1)
     write_atomic(built.folder / INDEX, (text + "\n").encode("utf-8", "surrogatepass"), force=True)
 

@@ -28,7 +28,7 @@ from steer.models.model import Model
 from steer.monitoring.lens import lens
 from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
-from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
+from steer.vectors.metadata import LayerStatistics, Metadata, Recommendation
 from steer.vectors.provenance import ContrastSummary, Method, Read
 from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
@@ -191,7 +191,7 @@ def _vector(
             sha256=digest.hexdigest(),
         ),
         statistics=(statistics,),
-        recommended=Recommended(
+        recommended=Recommendation(
             layers=(site.layer,), coefficient=1.0, evidence="discovered; no sweep was run"
         ),
         description="a direction along which texts vary; no labels were given",

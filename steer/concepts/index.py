@@ -96,7 +96,7 @@ class IndexRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class BuiltPack:
     """A folder of vectors with its index. rows: one per concept, in the pack's order."""
 
     folder: Path
@@ -156,7 +156,7 @@ class Built:
         return {name: (works, total) for name, (works, total) in counts.items()}
 
 
-def read(folder: Path) -> Built:
+def read(folder: Path) -> BuiltPack:
     """Read the index of a folder that `build` wrote.
 
     Raises:
@@ -177,7 +177,7 @@ def read(folder: Path) -> Built:
         rows = tuple(IndexRow(dict(row)) for row in raw["concepts"])
         for row in rows:
             _ = row.name, row.works
-        return Built(folder, str(raw["pack"]), str(raw["title"]), str(raw["model"]), rows)
+        return BuiltPack(folder, str(raw["pack"]), str(raw["title"]), str(raw["model"]), rows)
     except InputError:
         raise
     except (VectorError, ValueError, KeyError, TypeError) as error:
@@ -195,7 +195,7 @@ dt { font-weight: 600 }
 """
 
 
-def _page(built: Built) -> str:
+def _page(built: BuiltPack) -> str:
     """A page with a row for each concept of a built pack, and example answers."""
     escape = html.escape
     rows = []

@@ -34,7 +34,7 @@ from steer.measures.formulas import distinct
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
-from steer.vectors.metadata import Recommended
+from steer.vectors.metadata import Recommendation
 from steer.vectors.positions import Position
 from steer.vectors.sites import Site, format_layers
 from steer.vectors.vector import SteeringVector
@@ -553,7 +553,7 @@ def _recommending(
         f"moves answers {share.value:.0%} of the way between the poles [{share.low:.0%},"
         f" {share.high:.0%}] at {extra.value:.2f} extra nats per token, on held-out questions"
     )
-    recommended = Recommended(
+    recommended = Recommendation(
         layers=steer.layers, coefficient=steer.coefficient.value, evidence=evidence
     )
     metadata = msgspec.structs.replace(vector.metadata, recommended=recommended)

@@ -27,7 +27,7 @@ from steer.contrasts.reading import Reading
 from steer.fitting.fitting import rounded
 from steer.hooks.record import record
 from steer.models.model import Model
-from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
+from steer.vectors.metadata import LayerStatistics, Metadata, Recommendation
 from steer.vectors.provenance import ContrastSummary, Method, Read
 from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
@@ -92,7 +92,7 @@ def from_tokens(
             sha256=digest,
         ),
         statistics=statistics,
-        recommended=Recommended(
+        recommended=Recommendation(
             layers=(min(model.n_layers - 1, round(DEPTH * model.n_layers)),),
             coefficient=COEFFICIENT,
             evidence="the unembedding of tokens; no sweep was run",

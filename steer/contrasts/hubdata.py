@@ -54,6 +54,12 @@ def _load(dataset: str, config: str | None, split: str | None) -> Any:
     # The library's exceptions have no common base class.
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        if is_offline_mode():
+            raise InputError(
+                "the hub is not used (--offline or HF_HUB_OFFLINE), and the library's cache has no"
+                f" dataset {dataset}: {reason}",
+                hint="is the name right? a file needs no hub",
+            ) from error
         raise InputError(
             f"cannot load the dataset {dataset}: {reason}",
             hint="is the name right, and the hub reachable? a file works offline",

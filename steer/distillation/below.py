@@ -46,7 +46,7 @@ def by_length(lessons: Sequence[Lesson], size: int = TOGETHER) -> list[list[Less
 
 
 @dataclass
-class Below:
+class BlockOutputs:
     """What block `layer` returned for the baseline rows of lessons, unedited.
 
     While `trunk(lessons)` is replayed (`steer.hooks.trunk.replayed`), a forward of their padded
@@ -65,7 +65,7 @@ class Below:
         lessons: Sequence[Lesson],
         layer: int,
         on_done: Callable[[int], None] = lambda n_texts: None,
-    ) -> Below | None:
+    ) -> BlockOutputs | None:
         """Run the lessons up to a layer; None for a model that takes no trunks."""
         if not takes_trunks(model):
             return None

@@ -65,7 +65,7 @@ class FormRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Compiled:
+class CompiledPrompt:
     """A compiled prompt: a system message, and a vector that acts beside it.
 
     kept: the clauses that stay text. vector: None where text alone does most. rows:

@@ -29,8 +29,8 @@ from steer.distillation.recovery import recovery
 from steer.distillation.settings import DistillSettings
 from steer.distillation.task import Task
 from steer.distillation.texts import write
-from steer.distillation.unrelated import Unrelated
-from steer.methods.method import Fitted
+from steer.distillation.unrelated import UnrelatedTexts
+from steer.methods.method import FittedEdit
 from steer.methods.registry import distill_methods
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
@@ -106,7 +106,7 @@ def fit(
 def measured(
     task: Task,
     settings: DistillSettings,
-    fitted: Fitted,
+    fitted: FittedEdit,
     recovered: Interval,
     advance: Advance,
 ) -> SteeringVector:
@@ -127,7 +127,7 @@ def measured(
     advance(1)
     extra_nats = task.own_nats((steer,), settings.seed) - own
     advance(1)
-    unrelated = Unrelated.of(model, texts.conditions)
+    unrelated = UnrelatedTexts.of(model, texts.conditions)
     side_effects = unrelated.beside_condition(lambda: unrelated.of_edits(edits))
     advance(1)
     return with_evidence(

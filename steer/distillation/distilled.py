@@ -22,10 +22,10 @@ from steer.fitting import fit
 from steer.fitting.fitting import rounded, spread
 from steer.hooks.head import Ending, picked
 from steer.hooks.record import record, run
-from steer.methods.method import Fitted
+from steer.methods.method import FittedEdit
 from steer.methods.registry import distill_methods
 from steer.models.model import Model
-from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
+from steer.vectors.metadata import LayerStatistics, Metadata, Recommendation
 from steer.vectors.provenance import ContrastSummary, Distillation, Method, Part, Read
 from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
@@ -127,7 +127,7 @@ def as_vector(
         ),
         contrast=contrast,
         statistics=tuple(statistics),
-        recommended=Recommended(layers=layers, coefficient=1.0, evidence=""),
+        recommended=Recommendation(layers=layers, coefficient=1.0, evidence=""),
     )
     return SteeringVector(metadata, *stacked)
 
@@ -135,7 +135,7 @@ def as_vector(
 def with_evidence(
     vector: SteeringVector,
     settings: DistillSettings,
-    fitted: Fitted,
+    fitted: FittedEdit,
     recovered: Interval,
     *,
     held_out: int,

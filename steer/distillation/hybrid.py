@@ -20,7 +20,7 @@ from steer.base.journal import Journal
 from steer.base.progress import Progress, silent
 from steer.contrasts import prompts as everyday
 from steer.distillation.clauses import clauses, kept_text
-from steer.distillation.compiled import Compiled, FormRow, Kept, Kind
+from steer.distillation.compiled import CompiledPrompt, FormRow, Kept, Kind
 from steer.distillation.distill import measured
 from steer.distillation.lessons import Conditions, Lesson, beginnings, nats_per_token, rewritten
 from steer.distillation.lowrank import Edits, divergences
@@ -31,8 +31,8 @@ from steer.distillation.settings import DistillSettings, sizes
 from steer.distillation.task import Task
 from steer.distillation.texts import Texts, journal, write
 from steer.distillation.token import Learner, check_name, fit_token
-from steer.distillation.unrelated import Unrelated
-from steer.methods.method import Fitted
+from steer.distillation.unrelated import UnrelatedTexts
+from steer.methods.method import FittedEdit
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
 from steer.steering.scope import Scope
@@ -136,7 +136,7 @@ def compile_prompt(
     journals: Journals = lambda conditions, settings: Journal(None),
     *,
     resumable: bool = False,
-) -> Compiled:
+) -> CompiledPrompt:
     """The shortest text that, with an edit or a token, recovers the goal of a system prompt.
 
     questions: what users ask; None for everyday questions. journals: where finished work is kept;
@@ -195,7 +195,7 @@ class _Compiler:
         self.prompt = self.task.texts.conditions.condition
         self.pieces = clauses(self.prompt)
 
-    def compiled(self) -> Compiled:
+    def compiled(self) -> CompiledPrompt:
         """Search each form, choose one, and measure everything on held-out texts."""
         forms, goal = self.settings.forms, self.settings.goal
         kinds: tuple[Kind, ...] = get_args(Kind) if forms == "both" else (forms,)
@@ -223,7 +223,7 @@ class _Compiler:
             for pair in shown:
                 rows.append(self._row(*pair))
                 advance(1)
-        return Compiled(
+        return CompiledPrompt(
             prompt=self.prompt,
             clauses=tuple(self.pieces),
             kept=kept,
@@ -320,7 +320,7 @@ class _Compiler:
             held_out = part.texts.held_out
             base = divergences(self.model, held_out, teacher, None)
             recovered = recovery(sums(held_out), base)
-            fitted = Fitted(edits, ridge=RIDGE)
+            fitted = FittedEdit(edits, ridge=RIDGE)
             with self.progress("measuring the edit", 4) as advance:
                 return measured(part, self.settings.edit, fitted, recovered, advance)
 
@@ -399,7 +399,7 @@ class _Compiler:
             return divergences(model, lessons, task.teacher, None)
 
         sums = alone if form is None else form.sums
-        own = Unrelated.of(model, Conditions(text or self.prompt, chat=True))
+        own = UnrelatedTexts.of(model, Conditions(text or self.prompt, chat=True))
         unrelated = [
             Lesson(lesson.baseline, lesson.conditioned if text else lesson.baseline, lesson.n)
             for lesson in own.lessons

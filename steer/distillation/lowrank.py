@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steer.distillation.below import TOGETHER, Below
+from steer.distillation.below import TOGETHER, BlockOutputs
 from steer.distillation.lessons import Lesson, log_probs, micro_batches, picked_logits
 from steer.distillation.recovery import Divergence, token_kl
 from steer.distillation.ridge import Affine, Spread
@@ -221,7 +221,7 @@ def loss(
     edits: Edits,
     lessons: Sequence[Lesson],
     teacher: Teacher,
-    below: Below | None = None,
+    below: BlockOutputs | None = None,
 ) -> Tensor:
     """KL(p_condition || p_steered) of each token, float32 [sum of n], with gradients.
 
@@ -241,7 +241,7 @@ def backward(
     lessons: Sequence[Lesson],
     teacher: Teacher,
     unit: float,
-    below: Below | None = None,
+    below: BlockOutputs | None = None,
 ) -> None:
     """Add the gradient of the mean KL per token, in units of `unit` nats.
 
@@ -260,7 +260,7 @@ def divergences(
     teacher: Teacher,
     edits: Edits | None,
     batch_size: int = TOGETHER,
-    below: Below | None = None,
+    below: BlockOutputs | None = None,
 ) -> list[float]:
     """Sum over its tokens of KL(p_condition || p_steered) for each lesson; edits None: p_base."""
     sums: list[float] = []

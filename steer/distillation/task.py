@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from steer.base.errors import InputError
 from steer.base.progress import Progress, silent
-from steer.distillation.below import Below
+from steer.distillation.below import BlockOutputs
 from steer.distillation.checkpoints import Checkpoints
 from steer.distillation.lessons import Lesson, nats_per_token, rewritten
 from steer.distillation.lowrank import Edits, Teacher, backward, divergences
@@ -34,7 +34,7 @@ class Task:
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     _unsteered: dict[int, float] = field(default_factory=dict)
     _plain: dict[int, list[Lesson]] = field(default_factory=dict)
-    _below: dict[int, Below | None] = field(default_factory=dict)
+    _below: dict[int, BlockOutputs | None] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -84,7 +84,7 @@ class Task:
         lessons = [*self.lessons, *self.texts.validation]
         with progress("reading what stays below the edit", 2 * len(lessons)) as advance:
             self.teacher.keep(lessons, advance)
-            self._below[first] = Below.of(self.model, lessons, first, advance)
+            self._below[first] = BlockOutputs.of(self.model, lessons, first, advance)
 
     def backward(self, edits: Edits, lessons: Sequence[Lesson]) -> None:
         """Add the gradient of the loss on some lessons.
@@ -100,7 +100,7 @@ class Task:
         """R on the validation texts."""
         texts, first = self.texts.validation, edits.sites[0].layer
         if first not in self._below:
-            self._below[first] = Below.of(self.model, texts, first)
+            self._below[first] = BlockOutputs.of(self.model, texts, first)
         left = divergences(self.model, texts, self.teacher, edits, below=self._below[first])
         return 1 - sum(left) / self.base
 

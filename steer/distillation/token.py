@@ -37,15 +37,15 @@ from steer.distillation.scalar import MEASURED, RANGE, ScalarLearner, plain_text
 from steer.distillation.settings import DistillSettings
 from steer.distillation.task import Task
 from steer.distillation.texts import Texts, write
-from steer.distillation.unrelated import Unrelated
+from steer.distillation.unrelated import UnrelatedTexts
 from steer.fitting.fitting import rounded
 from steer.hooks.tokens import embedded, standing
-from steer.methods.method import Fitted
+from steer.methods.method import FittedEdit
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
 from steer.steering.tokens import LearnedToken, mark, separate
-from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
+from steer.vectors.metadata import LayerStatistics, Metadata, Recommendation
 from steer.vectors.provenance import Method, Part, Read
 from steer.vectors.sites import EMBEDDING
 from steer.vectors.vector import SteeringVector
@@ -141,7 +141,7 @@ class Learner:
         return 1 - sum(self.sums(self.task.texts.validation, state)) / self.task.base
 
 
-class Trained(Protocol[Item]):
+class Trainable(Protocol[Item]):
     """A trainable state; `lessons` are its training data."""
 
     state: Tensor
@@ -162,7 +162,7 @@ class Descent(Generic[Item]):
     the validation texts stop improving.
     """
 
-    learner: Trained[Item]
+    learner: Trainable[Item]
     settings: DistillSettings
     kept: Journal
     key: str
@@ -363,13 +363,13 @@ def fit_token(
         steer = Steer(vector, Coefficient(1.0), vector.metadata.layers)
         extra_nats = task.own_nats((steer,), settings.seed) - own
         advance(1)
-        unrelated = Unrelated.of(model, texts.conditions)
+        unrelated = UnrelatedTexts.of(model, texts.conditions)
         side_effects = unrelated.beside_condition(lambda: unrelated.steered(learner.sums))
         advance(1)
         return with_evidence(
             vector,
             replace(settings, learning_rate=LEARNING_RATE),
-            Fitted(None, best_step=best_step),
+            FittedEdit(None, best_step=best_step),
             share,
             held_out=len(baseline),
             extra_nats=extra_nats,
@@ -434,7 +434,7 @@ def as_token(
                 resid_norm=rounded(float(vocabulary_rows(model).norm(dim=1).mean())),
             ),
         ),
-        recommended=Recommended(layers=(0,), coefficient=1.0, evidence=""),
+        recommended=Recommendation(layers=(0,), coefficient=1.0, evidence=""),
     )
     return SteeringVector(metadata, np.ascontiguousarray(embeddings, np.float32), origin=origin)
 

@@ -15,7 +15,7 @@ from steer.models.model import Model
 
 
 @dataclass(frozen=True)
-class Unrelated:
+class UnrelatedTexts:
     """Unrelated texts, with the plain model's probabilities.
 
     lessons: each with the condition before it, and with the baseline; those that the model has no
@@ -27,7 +27,7 @@ class Unrelated:
     teacher: Teacher
 
     @classmethod
-    def of(cls, model: Model, conditions: Conditions) -> Unrelated:
+    def of(cls, model: Model, conditions: Conditions) -> UnrelatedTexts:
         lessons = [_lesson(model, conditions, question, answer) for question, answer in UNRELATED]
         room = model.context or max(len(lesson.conditioned) for lesson in lessons)
         lessons = [lesson for lesson in lessons if lesson.n and len(lesson.conditioned) <= room]

@@ -1,1 +1,1 @@
-"""Other engines: vLLM steered by the same vectors, Ray workers, and a probe of running servers."""
+"""Other engines: vLLM steered by the same vectors, Ray workers, and tests of running servers."""

@@ -167,8 +167,8 @@ def planned(driver: Driver, steers: Sequence[Steer], file: Path | None = None) -
     additions: dict[str, dict[int, Directions]] = {}
     moves: dict[int, Sequence[Along]] = {}
     for site, site_plan in plan(steers, _no_write_sites).items():
-        for when, addition in site_plan.adds.items():
-            additions.setdefault(str(when.scope), {})[site.layer] = addition.delta
+        for timing, addition in site_plan.adds.items():
+            additions.setdefault(str(timing.scope), {})[site.layer] = addition.delta
         if site_plan.others:
             moves[site.layer] = site_plan.others
     if not additions and not moves:
@@ -194,7 +194,7 @@ def _check(driver: Driver, steer: Steer) -> None:
     lacking = None
     if steer.gate is not None:
         lacking = f"the gate {steer.gate}"
-    elif steer.when.schedule.kind != "constant":
+    elif steer.timing.schedule.kind != "constant":
         lacking = f"the schedule {steer.schedule}"
     elif steer.op.name not in driver.ops or steer.op.writes or steer.op.keep_norm:
         lacking = f"the op {steer.op}"

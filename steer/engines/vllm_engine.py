@@ -146,7 +146,7 @@ def running(
                 hint="see its messages above; --engine-option passes options to it",
             ) from error
         try:
-            yield Engine(network, names).probed(steerings)
+            yield Engine(network, names).tested(steerings)
         finally:
             network.llm_engine.engine_core.shutdown()  # its processes hold the memory
 
@@ -205,18 +205,18 @@ class Engine:
         entries = [output.outputs[0].logprobs[0] for output in done]
         return [{token: entry.logprob for token, entry in row.items()} for row in entries]
 
-    def probed(self, steerings: Sequence[Sequence[Steer]]) -> Engine:
+    def tested(self, steerings: Sequence[Sequence[Steer]]) -> Engine:
         """This engine with its idle steers in `idle`, found by a test: engines may ignore options
         that they do not know, and small numbers vanish in 16 bits.
 
         Raises:
             HookError: steers change nothing, even with large coefficients.
         """
-        probe = [1, 2, 3, 4]  # any tokens: what is edited changes whatever they say
-        [plain] = self.log_probs([probe], [[]], top=5)
+        ids = [1, 2, 3, 4]  # any tokens: what is edited changes whatever they say
+        [plain] = self.log_probs([ids], [[]], top=5)
 
         def changes(steer: Steer) -> bool:
-            return self.log_probs([probe], [[unbounded(steer)]], top=5) != [plain]
+            return self.log_probs([ids], [[unbounded(steer)]], top=5) != [plain]
 
         steers = dict.fromkeys(
             steer for some in steerings for steer in some if steer.coefficient.value

@@ -50,7 +50,7 @@ def check_engine_can(steer: Steer, engine: str) -> None:
     lacking = None
     if steer.gate is not None:
         lacking = "gates (--when)"
-    elif steer.when.schedule.kind != "constant":
+    elif steer.timing.schedule.kind != "constant":
         lacking = f"schedules ({steer.schedule})"
     elif str(steer.scope) not in SCOPES:
         lacking = f"the scope {steer.scope}"

@@ -17,10 +17,10 @@ from steer import resuming
 from steer.base.intervals import Interval, ratio
 from steer.base.journal import Journal
 from steer.evaluation.batches import Text, TokenMeasure, distance, drift, log_prob
-from steer.evaluation.cells import UNSTEERED, Cell, Guided, Steered
+from steer.evaluation.cells import UNSTEERED, Cell, GuidedCell, SteeredCell
 from steer.evaluation.scoring import (
-    Scored,
     TextSet,
+    TextSetScores,
     check_acted,
     check_effect,
     score,
@@ -29,7 +29,7 @@ from steer.evaluation.scoring import (
 from steer.evaluation.task import Task
 from steer.evaluation.written import (
     Continue,
-    Written,
+    GeneratedText,
     lesson_text,
     own_texts,
     pair_texts,
@@ -62,7 +62,7 @@ class Bench:
     kind: EffectKind
     effect: list[Text]
     unrelated: list[Text]
-    own: list[Written]
+    own: list[GeneratedText]
     own_unrelated: bool = True
     engine: Continue | None = None
 
@@ -151,7 +151,7 @@ def guidance_rows(texts: Bench, task: Task, strengths: Sequence[float]) -> list[
         effect = pair_texts(model, task.held_out.pairs, conditions.condition)
     if task.unrelated is not None:
         unrelated = plain_texts(model, task.unrelated, conditions)
-    cells = [Guided(strength) for strength in strengths]
+    cells = [GuidedCell(strength) for strength in strengths]
     effects, weights = replace(texts, effect=effect).score(cells)
     drifts = score(model, unrelated, cells, drift)
     counts = [float(len(text.scored)) for text in unrelated]
@@ -273,7 +273,7 @@ class _Scoring:
         ]
         columns = {row: np.flatnonzero(cells[row]) for row in np.flatnonzero(cells.any(1)).tolist()}
         by_row: dict[int, list[Cell]] = {
-            row: [UNSTEERED, *(Steered((self.grid.steer(row, i),)) for i in some.tolist())]
+            row: [UNSTEERED, *(SteeredCell((self.grid.steer(row, i),)) for i in some.tolist())]
             for row, some in columns.items()
         }
         n_scores = sum(map(len, by_row.values())) * (len(texts.effect) + len(texts.unrelated))
@@ -292,7 +292,7 @@ class _Scoring:
             self._note_idle(row, columns[row], scored)
             yield self.scores
 
-    def _note_idle(self, row: int, columns: Indices, scored: Sequence[Scored]) -> None:
+    def _note_idle(self, row: int, columns: Indices, scored: Sequence[TextSetScores]) -> None:
         """Keep which rows have changed nothing so far in one of the parts.
 
         Raises:

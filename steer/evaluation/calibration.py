@@ -28,7 +28,7 @@ from steer.evaluation.batches import log_prob
 from steer.evaluation.cells import UNSTEERED
 from steer.evaluation.scoring import score
 from steer.evaluation.shift import lies_at
-from steer.evaluation.written import Writing, Written, write_together
+from steer.evaluation.written import GeneratedText, TextSettings, write_together
 from steer.extraction import ReadSettings, extract
 from steer.fitting.fitting import FitSettings
 from steer.generate.strength import divided, is_coherent, middle_layers, strongest
@@ -36,7 +36,7 @@ from steer.measures.formulas import distinct
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer, usual_scope
-from steer.vectors.metadata import Recommended
+from steer.vectors.metadata import Recommendation
 from steer.vectors.vector import SteeringVector
 from steer.workers import InProcess, Workers
 
@@ -91,7 +91,7 @@ class Calibration:
 @dataclass(frozen=True, slots=True)
 class CalibratedExtraction:
     """A vector for a contrast set. vector: recommends the calibrated strength, if there is a
-    calibration. compared, described: as in `steer.extraction.Extracted`."""
+    calibration. compared, described: as in `steer.extraction.ExtractedVectors`."""
 
     vector: SteeringVector
     compared: tuple[SteeringVector, ...]
@@ -176,12 +176,12 @@ def best_trial(trials: Sequence[Trial]) -> Trial | None:
 
 def _recommended(
     vector: SteeringVector, layers: tuple[int, ...], trial: Trial, *, coherent: bool
-) -> Recommended:
+) -> Recommendation:
     evidence = (
         f"they lie {trial.shift:.2f} of the way to the positive side,"
         f" extra nats {trial.extra_nats:.2f} per token, distinct-2 {trial.distinct:.2f}"
     )
-    return Recommended(
+    return Recommendation(
         layers=layers,
         coefficient=trial.coefficient,
         scope=vector.metadata.recommended.scope,
@@ -206,7 +206,7 @@ class _Written:
         self.model, self.vector, self.layers, self.strengths = model, vector, layers, strengths
         system = vector.metadata.read.system
         before = Conditions("", system, chat=True) if isinstance(system, str) and system else None
-        writing = Writing(
+        writing = TextSettings(
             tuple(questions), before, chat=True, samples=len(questions), max_tokens=max_tokens
         )
         scope = usual_scope(vector.metadata)
@@ -242,7 +242,7 @@ class _Written:
             answers=self._texts(written),
         )
 
-    def _texts(self, written: Sequence[Written]) -> tuple[str, ...]:
+    def _texts(self, written: Sequence[GeneratedText]) -> tuple[str, ...]:
         return tuple(self.model.decode(text.own) for text in written)
 
     def _costs(self, on_done: Callable[[int], None]) -> list[float]:
@@ -256,7 +256,7 @@ class _Written:
         return costs
 
 
-def _distinct(written: Sequence[Written]) -> float:
+def _distinct(written: Sequence[GeneratedText]) -> float:
     """The share of different bigrams."""
     pairs = [distinct(text.own) for text in written]
     return sum(n for n, _ in pairs) / max(1, sum(n for _, n in pairs))

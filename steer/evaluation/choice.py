@@ -11,10 +11,10 @@ import numpy as np
 
 from steer.base.intervals import Interval, rate
 from steer.evaluation.bench import Bench, completed
-from steer.evaluation.cells import UNSTEERED, Steered
+from steer.evaluation.cells import UNSTEERED, SteeredCell
 from steer.evaluation.scoring import Nats, expected_nats, extra
 from steer.evaluation.shift import lies_at
-from steer.evaluation.written import Writing, write
+from steer.evaluation.written import TextSettings, write
 from steer.measures.elimination import contenders
 from steer.measures.formulas import distinct
 from steer.measures.grids import FINER_ROWS, Array, Grid, Position, Scores
@@ -36,7 +36,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class TriedCell:
     """A cell that was tried by generating texts. distinct: share of different bigrams in a text.
     refused: cells that are excluded because of their texts. shift: how far the texts move towards
     the positive side, as the unsteered model reads them (`steer.evaluation.shift`); NaN of a
@@ -51,12 +51,12 @@ class Tried:
 
 
 #: Generates and measures the texts of a cell.
-Look = Callable[[Position], Tried]
+Look = Callable[[Position], TriedCell]
 #: The most cells of a shortlist.
 SHORTLIST = 4
 
 
-def choose(grid: Grid, scores: Scores, budget: Budget, look: Look) -> Tried | None:
+def choose(grid: Grid, scores: Scores, budget: Budget, look: Look) -> TriedCell | None:
     """The cell that the rule chooses within the budget. If the texts of all that were tried cost
     too much, the cheapest of them; None if the scores exclude all cells. look: from `looking`.
 
@@ -66,9 +66,9 @@ def choose(grid: Grid, scores: Scores, budget: Budget, look: Look) -> Tried | No
     order, (_, costs) = ordered(scores, grid, budget), scores.looks()
     if not order:
         return None
-    looked: dict[Position, Tried] = {}
+    looked: dict[Position, TriedCell] = {}
 
-    def noted(position: Position) -> Tried:
+    def noted(position: Position) -> TriedCell:
         looked[position] = look(position)
         return looked[position]
 
@@ -89,7 +89,7 @@ def choose(grid: Grid, scores: Scores, budget: Budget, look: Look) -> Tried | No
 
 def decide(
     texts: Bench, grid: Grid, scores: Scores, budget: Budget, look: Look
-) -> tuple[Scores, Tried | None]:
+) -> tuple[Scores, TriedCell | None]:
     """The choice, and the scores after scoring all its rivals on all items and texts.
 
     Cells were dropped early because of stronger ones. If the texts exclude those, the dropped cells
@@ -110,7 +110,7 @@ def decide(
         scores = completed(texts, grid, scores, rivals)
 
 
-def looking(texts: Bench, grid: Grid, writing: Writing) -> Look:
+def looking(texts: Bench, grid: Grid, writing: TextSettings) -> Look:
     """A function that tries a cell by its texts, with a cache."""
 
     @cache
@@ -118,15 +118,15 @@ def looking(texts: Bench, grid: Grid, writing: Writing) -> Look:
         return expected_nats(texts.model, [(UNSTEERED, [text.scored for text in texts.own])])
 
     @cache
-    def look(position: Position) -> Tried:
+    def look(position: Position) -> TriedCell:
         return _tried(texts, grid.steer(*position), position, writing, base())
 
     return look
 
 
 def shortlist(
-    looked: Sequence[Tried], scores: Scores, budget: Budget, chosen: Position
-) -> tuple[Tried, ...]:
+    looked: Sequence[TriedCell], scores: Scores, budget: Budget, chosen: Position
+) -> tuple[TriedCell, ...]:
     """Of the cells whose texts were looked at and cost no more than the budget, the choice and the
     best one of each other row, by effect."""
     effects, _ = scores.looks()
@@ -187,7 +187,7 @@ def _first_within(
     costs: Array,
     look: Look,
     max_nats: float,
-) -> Tried:
+) -> TriedCell:
     """The first cell whose texts are within the budget; if there is none, the last one tried.
 
     Cells of equal effect at different layers differ in the cost of their texts, so each line is
@@ -195,7 +195,7 @@ def _first_within(
     beat the best so far is within the budget.
     """
     rank = {position: number for number, position in enumerate(order)}
-    best: Tried | None = None
+    best: TriedCell | None = None
     for line in lines[:LINES]:
         rivals = [cell for cell in line if best is None or rank[cell] < rank[best.position]]
         if not rivals:
@@ -218,7 +218,7 @@ def _cheaper_and_cheaper(ordered: Sequence[Position], costs: Array) -> list[Posi
     return kept
 
 
-def _edge(line: Sequence[Position], look: Look, max_nats: float) -> Tried:
+def _edge(line: Sequence[Position], look: Look, max_nats: float) -> TriedCell:
     """The first cell of a line within the budget, by bisection: texts get worse with strength, so
     all weaker cells are within it too. If there is none, the last cell tried."""
     tried = look(line[0])
@@ -235,15 +235,17 @@ def _edge(line: Sequence[Position], look: Look, max_nats: float) -> Tried:
     return passed or tried
 
 
-def _tried(texts: Bench, steer: Steer, position: Position, writing: Writing, base: Nats) -> Tried:
+def _tried(
+    texts: Bench, steer: Steer, position: Position, writing: TextSettings, base: Nats
+) -> TriedCell:
     written = write(texts.model, writing, [steer], engine=texts.engine)
-    own = expected_nats(texts.model, [(Steered((steer,)), [text.scored for text in written])])
+    own = expected_nats(texts.model, [(SteeredCell((steer,)), [text.scored for text in written])])
     pieces = [distinct(text.own) for text in written]
     shift = math.nan
     if not steer.vector.metadata.rank:
         unsteered, steered = lies_at(texts.model, steer.vector, steer.layers, [texts.own, written])
         shift = steered - unsteered
-    return Tried(
+    return TriedCell(
         position,
         extra(own, base),
         rate([n for n, _ in pieces], [n for _, n in pieces]),

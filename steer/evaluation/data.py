@@ -89,7 +89,7 @@ class Data:
         """
         from steer.distillation.lessons import Conditions
         from steer.evaluation.task import Task
-        from steer.evaluation.written import Writing
+        from steer.evaluation.written import TextSettings
 
         condition = self.condition_of(vectors)
         chat = self.in_chat(vectors) or self.held_out.chat
@@ -98,7 +98,7 @@ class Data:
             chosen = self.prompts
         elif self.held_out.prompts:
             chosen = self.held_out.prompts[: self.samples]
-        writing = Writing(
+        writing = TextSettings(
             prompts=tuple(chosen),
             conditions=None if condition is None else Conditions(*condition, chat),
             chat=chat,
@@ -209,13 +209,13 @@ def writer_of(engine: Engine | None, model: Model, cells: Sequence[Cell]) -> Ite
     from functools import partial
 
     from steer.generate.apply import continue_each
-    from steer.workers import Elsewhere
+    from steer.workers import RemoteModel
 
     if engine is not None:
         with engine(model, cells) as write:
             yield write
     else:
-        yield partial(continue_each, model.workers) if isinstance(model, Elsewhere) else None
+        yield partial(continue_each, model.workers) if isinstance(model, RemoteModel) else None
 
 
 def _held_out(texts: Texts, names: Names, *, chat: bool) -> HeldOut:

@@ -79,8 +79,8 @@ class Grader:
         settings = [str(self._client.base_url), endpoint.model, endpoint.seed, ATTEMPTS]
         self._kept = Journal.of("grades", settings, [SYSTEM, QUESTION, concept])
         # Tested before the work that it has to judge.
-        probe = "Once upon a time there was a small house."
-        if self([probe]) == [(0.0, 0.0)]:
+        text = "Once upon a time there was a small house."
+        if self([text]) == [(0.0, 0.0)]:
             raise InputError(
                 f"the judge {endpoint.model} does not answer with a number from 0 to {BEST}",
                 hint="name a model that follows instructions",

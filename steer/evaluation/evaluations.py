@@ -25,7 +25,7 @@ from steer.base.journal import Journal
 from steer.base.progress import Progress, silent
 from steer.distillation.lessons import Lesson
 from steer.evaluation.batches import Text, TokenMeasure, distance, drift, log_prob
-from steer.evaluation.cells import PROMPTED, Cell, Guided, steers_of
+from steer.evaluation.cells import PROMPTED, Cell, GuidedCell, steers_of
 from steer.evaluation.data import (
     Data,
     Engine,
@@ -44,7 +44,7 @@ from steer.evaluation.scoring import Nats, Sums, check_effect, expected_nats, sc
 from steer.evaluation.task import Task, Variant, journal, n_units, names_of, variants
 from steer.evaluation.written import (
     Continue,
-    Written,
+    GeneratedText,
     lesson_text,
     own_texts,
     pair_texts,
@@ -484,7 +484,7 @@ class _Observer:
     def _observations(
         self,
         variant: Variant,
-        written: Sequence[Written],
+        written: Sequence[GeneratedText],
         preferences: Array | None,
         divergences: Array | None,
         drifts: tuple[Array, Array],
@@ -528,9 +528,9 @@ class _Observer:
         sums = self._score(texts, log_prob, "scoring pairs")
         return [preference(row[:, :n], row[:, n:]) for row in sums]
 
-    def _written(self, lessons: Sequence[Lesson]) -> list[list[Written]]:
+    def _written(self, lessons: Sequence[Lesson]) -> list[list[GeneratedText]]:
         """The generated texts of each row, of all its cells together."""
-        conditioned = [Written(lesson.baseline, lesson.n) for lesson in lessons]
+        conditioned = [GeneratedText(lesson.baseline, lesson.n) for lesson in lessons]
         parts = [
             [] if variant.kind == "prompt" else self._parts(variant) for variant in self.variants
         ]
@@ -544,13 +544,13 @@ class _Observer:
             [text for _ in row for text in next(texts)] if row else conditioned for row in parts
         ]
 
-    def _write(self, index: int, cells: Sequence[tuple[Cell, range]]) -> list[list[Written]]:
+    def _write(self, index: int, cells: Sequence[tuple[Cell, range]]) -> list[list[GeneratedText]]:
         """The texts of the cells in batch `index`."""
         key = f"texts {index}"
         kept = self.done.get(key)
         report = partial(self.on_progress, "writing")
         [(first, numbers), *_] = cells
-        if kept is None and isinstance(first, Guided):
+        if kept is None and isinstance(first, GuidedCell):
             texts = write_guided(self.model, self.task.writing, first.strength, numbers, report)
             self.done.put(key, [[[text.ids, text.n] for text in texts]])
             return [texts]
@@ -565,7 +565,7 @@ class _Observer:
             self.done.put(key, [[[text.ids, text.n] for text in row] for row in written])
             return written
         self.on_progress("writing", sum(len(part) for _, part in cells))
-        return [[Written(tuple(ids), n) for ids, n in row] for row in kept]
+        return [[GeneratedText(tuple(ids), n) for ids, n in row] for row in kept]
 
     def _parts(self, variant: Variant) -> list[tuple[Cell, range]]:
         """The indices of the texts that each cell generates; cells without any are left out."""
@@ -574,7 +574,7 @@ class _Observer:
         parts = zip(cells, map(range, cuts, cuts[1:]), strict=False)
         return [(cell, part) for cell, part in parts if part]
 
-    def _drifts(self, own: Sequence[Written]) -> tuple[list[Array], Array]:
+    def _drifts(self, own: Sequence[GeneratedText]) -> tuple[list[Array], Array]:
         """KL of each row, [cell, text], and the number of tokens in each text."""
         if self.task.unrelated is not None:
             condition = self.task.writing.conditions
@@ -585,7 +585,11 @@ class _Observer:
         return self._score(texts, drift, "KL"), counts
 
     def _nats(
-        self, index: int, variant: Variant, written: Sequence[Written], lessons: Sequence[Lesson]
+        self,
+        index: int,
+        variant: Variant,
+        written: Sequence[GeneratedText],
+        lessons: Sequence[Lesson],
     ) -> Nats:
         """The expected nats of a row's texts under the unsteered model."""
         texts = hashlib.sha256(json.dumps([text.ids for text in written]).encode()).hexdigest()[:16]
@@ -594,7 +598,7 @@ class _Observer:
         return np.array(nats), np.array(counts)
 
     def _costs(
-        self, variant: Variant, written: Sequence[Written], lessons: Sequence[Lesson]
+        self, variant: Variant, written: Sequence[GeneratedText], lessons: Sequence[Lesson]
     ) -> list[list[float]]:
         if variant.kind == "prompt":
             parts: list[tuple[Cell, Sequence[Text]]]

@@ -27,7 +27,7 @@ from steer.contrasts.frame import joinable
 from steer.contrasts.passages import Message
 from steer.distillation.lessons import Conditions
 from steer.evaluation.batches import Part, Text, log_prob
-from steer.evaluation.cells import Cell, Prompted, Unsteered, steers_of
+from steer.evaluation.cells import Cell, PromptedCell, UnsteeredCell, steers_of
 from steer.evaluation.scoring import check_acted, scored
 from steer.generate.apply import Sampling, generate
 from steer.models.model import Model
@@ -73,7 +73,7 @@ def run(
     """
     chat = conditions is not None and conditions.chat
     condition = (
-        conditions.condition if conditions is not None and isinstance(cell, Prompted) else ""
+        conditions.condition if conditions is not None and isinstance(cell, PromptedCell) else ""
     )
     steered = HarnessModel(model, cell, "" if chat else condition, special=not chat)
     for task in loaded["tasks"].values():
@@ -110,7 +110,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
     def __init__(self, model: Model, cell: Cell, before: str, *, special: bool) -> None:
         super().__init__()
         # The condition is part of the texts.
-        self.cell = Unsteered() if isinstance(cell, Prompted) else cell
+        self.cell = UnsteeredCell() if isinstance(cell, PromptedCell) else cell
         self.model, self.before = model, joinable(before)
         self.special = special
         self.limit = model.context or 2_048

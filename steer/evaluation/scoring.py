@@ -33,7 +33,14 @@ from steer.base.journal import Journal
 from steer.distillation.lessons import LOGITS_BUDGET, vocabulary
 from steer.distillation.task import LEAST_EFFECT
 from steer.evaluation.batches import Part, Room, Text, TextBatch, TokenMeasure, packed, surprise
-from steer.evaluation.cells import Cell, Guided, Prompted, Steered, Unsteered, steers_of
+from steer.evaluation.cells import (
+    Cell,
+    GuidedCell,
+    PromptedCell,
+    SteeredCell,
+    UnsteeredCell,
+    steers_of,
+)
 from steer.generate.guidance import guided
 from steer.hooks.acting import acted, reached
 from steer.hooks.clock import TokenClock
@@ -97,7 +104,7 @@ class Scorer:
         """
         shared = self._group(group, cells)
         batch = shared.batch
-        editing = [cell for cell in cells if isinstance(cell, Steered) and not _has_token(cell)]
+        editing = [cell for cell in cells if isinstance(cell, SteeredCell) and not _has_token(cell)]
         steered = self._functions(batch, [cell.steers for cell in editing])
         if not len(batch):
             self.idle = sorted(_names(cells))
@@ -118,9 +125,9 @@ class Scorer:
         )
         sums: list[Sums] = []
         for cell in cells:
-            if isinstance(cell, Steered) and _has_token(cell):
+            if isinstance(cell, SteeredCell) and _has_token(cell):
                 sums.append(self._sums(self._with_tokens(batch, cell.steers)[None], batch)[0])
-            elif isinstance(cell, Steered):
+            elif isinstance(cell, SteeredCell):
                 sums.append(next(of_steered))
             else:
                 if cell not in shared.sums:
@@ -150,14 +157,14 @@ class Scorer:
         ]
         return self._added(parts, batch)
 
-    def _unsteered(self, cell: Unsteered | Prompted | Guided, batch: TextBatch) -> Sums:
+    def _unsteered(self, cell: UnsteeredCell | PromptedCell | GuidedCell, batch: TextBatch) -> Sums:
         """The same of a model that nothing steers, [text]."""
 
         def log_probs(part: Part) -> Tensor:
-            if isinstance(cell, Guided):
+            if isinstance(cell, GuidedCell):
                 both = torch.stack([part.base, part.conditioned], -2)
                 return guided(both, (cell.strength,)).log_softmax(-1)
-            return part.conditioned if isinstance(cell, Prompted) else part.base
+            return part.conditioned if isinstance(cell, PromptedCell) else part.base
 
         parts = batch.parts(self._logits_at_once(1))
         sums = self._added([self.measure(log_probs(part)[None], part) for part in parts], batch)
@@ -251,7 +258,7 @@ def _evenly(cells: Sequence[Functions], most: int) -> Iterator[Sequence[Function
         yield cells[start:stop]
 
 
-def _has_token(cell: Steered) -> bool:
+def _has_token(cell: SteeredCell) -> bool:
     return any(steer.is_token for steer in cell.steers)
 
 
@@ -262,7 +269,7 @@ class _BatchResult(TypedDict):
     idle: list[str]
 
 
-class Scored(NamedTuple):
+class TextSetScores(NamedTuple):
     """Scores of a text set. sums: float64 [cell, text]. idle: the steers that changed nothing in
     any of its texts, whose sums say nothing of their effect."""
 
@@ -300,7 +307,7 @@ def score_rows(
     rows: Mapping[int, Sequence[Cell]],
     on_done: Callable[[int, int], None] = lambda row, n_scores: None,
     done: Journal | None = None,
-) -> Iterator[tuple[int, list[Scored]]]:
+) -> Iterator[tuple[int, list[TextSetScores]]]:
     """Score all texts under the cells of each row. Yields a row's index and its scores for each
     text set as soon as the row is done. Batches that the journal `done` has are not scored again.
 
@@ -330,9 +337,11 @@ def score_rows(
         on_done(row, len(rows[row]) * len(indices))
         return not n_open[row]
 
-    def scored(row: int) -> list[Scored]:
+    def scored(row: int) -> list[TextSetScores]:
         return [
-            Scored(own, names if any(text.scored for text in text_set.texts) else frozenset())
+            TextSetScores(
+                own, names if any(text.scored for text in text_set.texts) else frozenset()
+            )
             for own, names, text_set in zip(sums[row], idle[row], parts, strict=True)
         ]
 
@@ -385,7 +394,7 @@ def scored(
     on_done: Callable[[int], None] = lambda n_scores: None,
     done: Journal | None = None,
     name: str = "",
-) -> Scored:
+) -> TextSetScores:
     """Sums over each text's scored tokens under every cell, and the steers that were idle. Batches
     that the journal `done` has under this name are not scored again.
 

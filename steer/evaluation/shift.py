@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from steer.contrasts.reading import Reading
-from steer.evaluation.written import Written
+from steer.evaluation.written import GeneratedText
 from steer.hooks.record import record
 from steer.models.model import Model
 from steer.vectors.sites import Site
@@ -22,7 +22,7 @@ def lies_at(
     model: Model,
     vector: SteeringVector,
     layers: Sequence[int],
-    groups: Sequence[Sequence[Written]],
+    groups: Sequence[Sequence[GeneratedText]],
     on_done: Callable[[int], None] = lambda n_texts: None,
 ) -> list[float]:
     """Where the texts of each group lie along a vector: the mean over texts and layers of h . v /

@@ -33,7 +33,7 @@ from steer.evaluation.evaluations import EvaluationRow, frame, measure_rows
 from steer.evaluation.subjects import Subject, of_conditions, of_pocket, stories, unlike
 from steer.evaluation.suite_methods import default_labels, parse_candidate, vectors
 from steer.evaluation.task import Task, Variant, variants
-from steer.evaluation.written import Writing, Written
+from steer.evaluation.written import GeneratedText, TextSettings
 from steer.fitting.fitting import rounded
 from steer.formats.reading import bind
 from steer.generate.pace import Size, announce, fitting, left_out, pace, sizes
@@ -397,7 +397,7 @@ def measured(
 
 
 def _task(subject: Subject, settings: Settings, seed: int) -> Task:
-    writing = Writing(
+    writing = TextSettings(
         subject.prompts,
         Conditions(subject.condition, "", chat=False),
         samples=settings.samples,
@@ -408,7 +408,9 @@ def _task(subject: Subject, settings: Settings, seed: int) -> Task:
     return Task(HeldOut(), writing, None, judge)
 
 
-def with_lengths(model: Model, vector: SteeringVector, texts: Sequence[Written]) -> SteeringVector:
+def with_lengths(
+    model: Model, vector: SteeringVector, texts: Sequence[GeneratedText]
+) -> SteeringVector:
     """The vector with the mean lengths of activations on these texts, if its file lacks them, as
     imported ones do."""
     metadata = vector.metadata
@@ -424,7 +426,9 @@ def with_lengths(model: Model, vector: SteeringVector, texts: Sequence[Written])
     return replace(vector, metadata=known)
 
 
-def _chosen(on: Bench, vector: SteeringVector, writing: Writing, budget: Budget) -> Steer | None:
+def _chosen(
+    on: Bench, vector: SteeringVector, writing: TextSettings, budget: Budget
+) -> Steer | None:
     """The strongest cell within the budget; None if there is none."""
     grid, scores = _scored(on, Grid(_rows(vector)), budget)
     more = finer(grid, scores, budget.kl)

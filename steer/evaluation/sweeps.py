@@ -34,7 +34,7 @@ from steer.evaluation.bench import (
     journal,
     run,
 )
-from steer.evaluation.cells import Cell, Steered
+from steer.evaluation.cells import Cell, SteeredCell
 from steer.evaluation.choice import Budget
 from steer.evaluation.data import (
     Data,
@@ -50,7 +50,7 @@ from steer.evaluation.data import (
 from steer.evaluation.evaluations import frame
 from steer.evaluation.task import Task
 from steer.evaluation.verdict import Verdict, assess
-from steer.evaluation.written import Writing
+from steer.evaluation.written import TextSettings
 from steer.generate.pace import Size, announce, fitting, left_out, pace, sizes
 from steer.measures.baselines import N_CHANCE
 from steer.measures.elimination import looks, n_looks
@@ -75,7 +75,7 @@ from steer.steering.scope import CONSTANT, Scope
 from steer.steering.spec import SteerSpec, parse
 from steer.steering.steers import Steer, check_all_fit, recommended_operation, usual_scope
 from steer.vectors import store
-from steer.vectors.metadata import Recommended, can_be_saved
+from steer.vectors.metadata import Recommendation, can_be_saved
 from steer.vectors.provenance import ModelIdentity
 from steer.vectors.sites import format_layers, parse_layers
 from steer.vectors.vector import SteeringVector
@@ -264,7 +264,7 @@ def sweep(
         f"{model.describe()} · {len(grid.rows)} rows × {grid.n_columns} coefficients ·"
         f" budget: KL at most {limits.kl:g} and extra nats at most {limits.nats:g} per token"
     )
-    cells: list[Cell] = [Steered((steer,)) for steer in strongest(grid)]
+    cells: list[Cell] = [SteeredCell((steer,)) for steer in strongest(grid)]
     with writer_of(engine, model, cells) as write:
         with progress("writing texts", _n_written(task)) as advance:
             on = bench(model, task, lambda activity, n: advance(n), write)
@@ -448,7 +448,7 @@ class SweepResult:
     described: str
     grid: Grid
     budget: Budget
-    writing: Writing
+    writing: TextSettings
     verdict: Verdict
     unsteered: tuple[str, ...]
     chosen_on: str | None = None
@@ -568,7 +568,7 @@ class SweepResult:
             _stability(verdict.stable, verdict.instability),
             f"seed {self.writing.seed}",
         ]
-        recommended = Recommended(
+        recommended = Recommendation(
             layers=row.layers,
             coefficient=coefficient.value,
             unit=coefficient.unit,

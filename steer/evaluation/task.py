@@ -17,8 +17,8 @@ from steer import resuming
 from steer.base.journal import Journal
 from steer.contrasts.heldout import HeldOut
 from steer.contrasts.passages import Passage
-from steer.evaluation.cells import PROMPTED, UNSTEERED, Cell, Guided, Steered, steers_of
-from steer.evaluation.written import FOR_CHOICE, Writing
+from steer.evaluation.cells import PROMPTED, UNSTEERED, Cell, GuidedCell, SteeredCell, steers_of
+from steer.evaluation.written import FOR_CHOICE, TextSettings
 from steer.measures.baselines import N_RANDOM, opposite, random_direction
 from steer.measures.concepts import Judge
 from steer.measures.measure import Kind
@@ -44,7 +44,7 @@ class Task:
     """
 
     held_out: HeldOut
-    writing: Writing
+    writing: TextSettings
     unrelated: tuple[Passage, ...] | None = None
     judge: Judge | None = None
 
@@ -63,20 +63,22 @@ def variants(
     for steer in steers:
         name = names[steer.vector]
         label = f"{name}{str(steer)[len(steer.vector.name) :]}"
-        rows.append(Variant(label, "vector", (Steered((steer,)),), name))
+        rows.append(Variant(label, "vector", (SteeredCell((steer,)),), name))
         if steer.is_token:  # it has no opposite, and no length that a random direction could have
             continue
         noise: tuple[Cell, ...] = tuple(
-            Steered((random_direction(steer, seed),)) for seed in range(N_RANDOM)
+            SteeredCell((random_direction(steer, seed),)) for seed in range(N_RANDOM)
         )
         rows.append(Variant(f"{name}, random ({N_RANDOM} seeds)", "random", noise, name))
         if steer.op.op.signed:
-            turned = Variant(f"{name}, opposite", "opposite", (Steered((opposite(steer),)),), name)
+            turned = Variant(
+                f"{name}, opposite", "opposite", (SteeredCell((opposite(steer),)),), name
+            )
             rows.insert(-1, turned)
     if condition is not None:
         rows.append(Variant("condition as prompt", "prompt", (PROMPTED,)))
         rows += [
-            Variant(f"condition guided ×{strength:g}", "guidance", (Guided(strength),))
+            Variant(f"condition guided ×{strength:g}", "guidance", (GuidedCell(strength),))
             for strength in guidance
         ]
     return rows
@@ -121,7 +123,7 @@ def journal(model: Model, rows: Sequence[Variant], task: Task, engine: Sequence[
             [
                 [
                     type(cell).__name__,
-                    *([cell.strength] if isinstance(cell, Guided) else []),
+                    *([cell.strength] if isinstance(cell, GuidedCell) else []),
                     *map(_described, steers_of(cell)),
                 ]
                 for cell in row.cells

@@ -11,12 +11,12 @@ import numpy as np
 from steer.base.intervals import Interval, difference, ratio
 from steer.evaluation.batches import drift
 from steer.evaluation.bench import Bench, OnShare, completed
-from steer.evaluation.cells import UNSTEERED, Cell, Steered
+from steer.evaluation.cells import UNSTEERED, Cell, SteeredCell
 from steer.evaluation.choice import (
     LINES,
     Budget,
     Look,
-    Tried,
+    TriedCell,
     decide,
     lines_of,
     looking,
@@ -25,7 +25,7 @@ from steer.evaluation.choice import (
     shortlist,
 )
 from steer.evaluation.scoring import expected_nats, extra, score
-from steer.evaluation.written import Writing, own_texts, write
+from steer.evaluation.written import TextSettings, own_texts, write
 from steer.measures.baselines import N_CHANCE, random_direction, reach_of_chance
 from steer.measures.formulas import wrong_way
 from steer.measures.grids import Grid, GridRow, Position, Scores
@@ -75,7 +75,7 @@ class Verdict:
     position: Position | None
     reason: str | None
     front: tuple[Position, ...]
-    tried: Tried | None = None
+    tried: TriedCell | None = None
     random: tuple[float, ...] = ()
     chance: float | None = None
     margin: Interval | None = None
@@ -83,7 +83,7 @@ class Verdict:
     stable: bool | None = None
     instability: str = ""
     wrong_way: tuple[int, ...] = ()
-    shortlist: tuple[Tried, ...] = ()
+    shortlist: tuple[TriedCell, ...] = ()
 
     @property
     def recommended(self) -> bool:
@@ -95,7 +95,7 @@ def assess(
     grid: Grid,
     scores: Scores,
     budget: Budget,
-    writing: Writing,
+    writing: TextSettings,
     n_left_out: int = 0,
     *,
     twice: bool = True,
@@ -108,10 +108,10 @@ def assess(
     Raises:
         HookError: a cell was never applied.
     """
-    looked: dict[Position, Tried] = {}
+    looked: dict[Position, TriedCell] = {}
     find = looking(texts, grid, writing)
 
-    def look(position: Position) -> Tried:
+    def look(position: Position) -> TriedCell:
         on_progress("writing texts under the best cells", min(0.5, len(looked) / 16))
         looked[position] = find(position)
         return looked[position]
@@ -159,7 +159,7 @@ def _held_against_chance(
     grid: Grid,
     scores: Scores,
     front: tuple[Position, ...],
-    tried: Tried,
+    tried: TriedCell,
     n_left_out: int,
 ) -> Verdict:
     """Compare the choice with random directions. It is the best of many rows, so random directions
@@ -168,7 +168,7 @@ def _held_against_chance(
     row, column = tried.position
     steer = grid.steer(row, column)
     effects, weights = texts.score(
-        [Steered((random_direction(steer, seed),)) for seed in range(N_CHANCE)]
+        [SteeredCell((random_direction(steer, seed),)) for seed in range(N_CHANCE)]
     )
     random = tuple(float(effect) for effect in effects.sum(1) / weights.sum())
     own = scores.effect[row, column]
@@ -240,7 +240,7 @@ def _neighbours(grid: Grid, first: GridRow, other: GridRow) -> bool:
 
 
 def repeat(
-    texts: Bench, grid: Grid, scores: Scores, writing: Writing, position: Position
+    texts: Bench, grid: Grid, scores: Scores, writing: TextSettings, position: Position
 ) -> Repeat:
     """Measure the choice on half as many new texts, from the next seed.
 
@@ -251,7 +251,7 @@ def repeat(
     steer = grid.steer(*position)
     base, steered = (write(texts.model, again, steers) for steers in ((), [steer]))
     nats = extra(
-        expected_nats(texts.model, [(Steered((steer,)), [text.scored for text in steered])]),
+        expected_nats(texts.model, [(SteeredCell((steer,)), [text.scored for text in steered])]),
         expected_nats(texts.model, [(UNSTEERED, [text.scored for text in base])]),
     )
     if not texts.own_unrelated:
@@ -260,7 +260,7 @@ def repeat(
     replaced = np.arange(len(scores.counts))[HALVES[1]][: len(fresh)]
     fresh = fresh[: len(replaced)]
     rivals = _rivals(scores, position)
-    cells: list[Cell] = [Steered((grid.steer(*rival),)) for rival in rivals]
+    cells: list[Cell] = [SteeredCell((grid.steer(*rival),)) for rival in rivals]
     sums = score(texts.model, fresh, cells, drift)
     drifts, counts = np.full_like(scores.drift, np.nan), scores.counts.copy()
     counts[replaced] = [float(len(text.scored)) for text in fresh]

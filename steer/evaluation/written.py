@@ -34,7 +34,7 @@ Continue = Callable[
 
 
 @dataclass(frozen=True, slots=True)
-class Writing:
+class TextSettings:
     """The settings of generated texts: their prompts, plain or in the chat template, after a
     baseline or a condition. first: the number of each prompt's first sample, which decides its
     random numbers.
@@ -50,7 +50,7 @@ class Writing:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class GeneratedText:
     """A generated text. ids: the tokens of its prompt, then n generated ones."""
 
     ids: tuple[int, ...]
@@ -69,22 +69,22 @@ class Written:
 
 def write(
     model: Model,
-    writing: Writing,
+    writing: TextSettings,
     steers: Sequence[Steer],
     on_done: Callable[[float], None] = lambda n_texts: None,
     engine: Continue | None = None,
-) -> list[Written]:
+) -> list[GeneratedText]:
     """Generate all texts under the same steers (`write_cells`)."""
     return write_cells(model, writing, [(steers, range(writing.samples))], on_done, engine)[0]
 
 
 def write_cells(
     model: Model,
-    writing: Writing,
+    writing: TextSettings,
     cells: Sequence[tuple[Sequence[Steer], range]],
     on_done: Callable[[float], None] = lambda n_texts: None,
     engine: Continue | None = None,
-) -> list[list[Written]]:
+) -> list[list[GeneratedText]]:
     """Sample texts at temperature 1. cells: the steers and the text indices of each cell.
 
     Text i continues prompt i % len(prompts). Random numbers depend on the seed, the prompt and the
@@ -117,11 +117,11 @@ def write_cells(
 
 def write_guided(
     model: Model,
-    writing: Writing,
+    writing: TextSettings,
     strength: float,
     numbers: range,
     on_done: Callable[[float], None] = lambda n_texts: None,
-) -> list[Written]:
+) -> list[GeneratedText]:
     """Texts at temperature 1 in the guided distribution of the condition, as `write_cells`.
 
     Raises:
@@ -141,7 +141,7 @@ def write_guided(
         )
         for i in numbers
     ]
-    written: list[Written] = []
+    written: list[GeneratedText] = []
     for part in runs(model, rows, TOGETHER // 2):
         new = Batch(model, part, (), sampling, strengths=(strength,)).run()
         written += [
@@ -153,12 +153,12 @@ def write_guided(
 
 def write_together(
     model: Model,
-    writing: Writing,
+    writing: TextSettings,
     cells: Sequence[Sequence[Steer]],
     on_done: Callable[[float], None] = lambda n_texts: None,
     *,
     temperature: float = 1.0,
-) -> list[list[Written]]:
+) -> list[list[GeneratedText]]:
     """The same texts under each cell's steers, [cell][text], of a few cells in one batch.
 
     on_done: called with the number of texts that are done since the last call, also parts of one.
@@ -180,13 +180,13 @@ def write_together(
     return [[_written(start, next(new)) for start, _ in order] for _ in cells]
 
 
-def _written(start: Sequence[int], new: Sequence[int]) -> Written:
-    return Written((*start, *new), len(new))
+def _written(start: Sequence[int], new: Sequence[int]) -> GeneratedText:
+    return GeneratedText((*start, *new), len(new))
 
 
 def write_conditioned(
     model: Model,
-    writing: Writing,
+    writing: TextSettings,
     on_done: Callable[[float], None] = lambda n_texts: None,
     kept: Journal | None = None,
 ) -> list[Lesson]:
@@ -211,7 +211,7 @@ def write_conditioned(
     )
 
 
-def _beginning(model: Model, writing: Writing, prompt: str) -> tuple[int, ...]:
+def _beginning(model: Model, writing: TextSettings, prompt: str) -> tuple[int, ...]:
     before = writing.conditions.baseline if writing.conditions is not None else ""
     if writing.chat:
         return tuple(model.encode(model.chat(prompt, before or None), special=False))
@@ -280,7 +280,7 @@ def plain_texts(
     return encoded
 
 
-def own_texts(model: Model, writing: Writing, written: Sequence[Written]) -> list[Text]:
+def own_texts(model: Model, writing: TextSettings, written: Sequence[GeneratedText]) -> list[Text]:
     """Texts of the unsteered model for scoring, also after the condition, if there is one. Without
     a prompt, the first word of a text is its prompt.
 

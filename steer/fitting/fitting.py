@@ -14,7 +14,7 @@ from steer.fitting.fit import Array, Mask, SiteFit, fit_site
 from steer.fitting.parts import masks
 from steer.methods.method import Options
 from steer.methods.registry import fit_methods
-from steer.vectors.metadata import LayerStatistics, Metadata, Recommended, Spread
+from steer.vectors.metadata import LayerStatistics, Metadata, Recommendation, Spread
 from steer.vectors.parts import Part, Parts, format_parts
 from steer.vectors.provenance import Method, Read
 from steer.vectors.sites import Site, SiteName, format_layers, listed
@@ -145,7 +145,7 @@ def best(vectors: Sequence[SteeringVector]) -> SteeringVector:
     return SteeringVector(metadata, chosen.directions)
 
 
-def recommend(statistics: Sequence[LayerStatistics], n_layers: int) -> Recommended:
+def recommend(statistics: Sequence[LayerStatistics], n_layers: int) -> Recommendation:
     """A layer to start from without a sweep.
 
     Among the layers that separate held-out texts about as well as the best one, the first whose
@@ -159,7 +159,7 @@ def recommend(statistics: Sequence[LayerStatistics], n_layers: int) -> Recommend
     apart = [row for row in apart if row.layer < 0.8 * n_layers] or apart
     longest = max(row.share for row in apart)
     chosen = next(row for row in apart if row.share >= 0.9 * longest)
-    return Recommended(
+    return Recommendation(
         layers=(chosen.layer,),
         coefficient=1.0,
         evidence="separability and length at extraction; no sweep was run",
@@ -168,7 +168,7 @@ def recommend(statistics: Sequence[LayerStatistics], n_layers: int) -> Recommend
 
 def _recommend_parts(
     statistics: Sequence[LayerStatistics], used: Sequence[Mask | None], parts: Parts
-) -> Recommended:
+) -> Recommendation:
     """All parts that were kept, together."""
     chosen = [
         Part(row.layer, int(number))
@@ -176,7 +176,7 @@ def _recommend_parts(
         if mask is not None
         for number in np.flatnonzero(mask.reshape(parts.n, parts.width).any(1))
     ]
-    return Recommended(
+    return Recommendation(
         layers=tuple(row.layer for row in statistics),
         coefficient=1.0,
         evidence=f"all parts that were kept: {format_parts(chosen)}; no sweep was run",

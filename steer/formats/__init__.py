@@ -5,9 +5,12 @@ A format of your own is a `Format` (docs/extending.md).
 
 from __future__ import annotations
 
-from steer.formats.imported import Imported as Imported
+from steer.formats.imported import ImportedVector as ImportedVector
 from steer.formats.imported import checked_directions as checked_directions
 from steer.formats.imported import layer_number as layer_number
 from steer.formats.registry import Format as Format
 from steer.formats.registry import Outgoing as Outgoing
 from steer.formats.registry import Writer as Writer
+
+#: The former name.
+Imported = ImportedVector

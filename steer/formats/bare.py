@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from steer.base.errors import UsageError, VectorError
 from steer.formats.imported import (
-    Imported,
+    ImportedVector,
     checked_directions,
     coefficient_of,
     shortened,
@@ -27,7 +27,7 @@ _FACTS = ("model", "model_name", "model_id", "name", "description", "method", "c
 _COEFFICIENTS = ("coefficient", "coeff", "alpha", "multiplier", "steering_coefficient")
 
 
-def table(array: Array, subject: str, options: Options) -> Imported:
+def table(array: Array, subject: str, options: Options) -> ImportedVector:
     """A vector, a table with a vector per row, or a stack [row, layer, d_model], at the layers that
     the user names.
 
@@ -53,13 +53,13 @@ def table(array: Array, subject: str, options: Options) -> Imported:
             f"{subject} has {len(rows)} rows, for {len(layers)} layers",
             hint="name as many layers with --layer, or choose one row with --row",
         )
-    return Imported(
+    return ImportedVector(
         checked_directions(zip(layers, rows, strict=True), subject),
         convention=f"{SAME}, as --layer says",
     )
 
 
-def _stack(array: Array, subject: str, options: Options) -> Imported:
+def _stack(array: Array, subject: str, options: Options) -> ImportedVector:
     """[row, layer, d_model]: candidates by position or concept, at every layer."""
     if options.row is None or options.layers is None:
         n_rows, n_layers, _ = array.shape
@@ -70,7 +70,7 @@ def _stack(array: Array, subject: str, options: Options) -> Imported:
     chosen = _row(array, options.row, subject)[0]
     if max(options.layers) >= len(chosen):
         raise UsageError(f"{subject} has layers 0-{len(chosen) - 1}")
-    return Imported(
+    return ImportedVector(
         checked_directions([(layer, chosen[layer]) for layer in options.layers], subject),
         convention=f"the shape is [row, layer, d_model]; {SAME}",
     )
@@ -82,7 +82,7 @@ def _row(rows: Array, row: int, subject: str) -> Array:
     return rows[row : row + 1]
 
 
-def tree(content: Any, subject: str, options: Options) -> Imported:
+def tree(content: Any, subject: str, options: Options) -> ImportedVector:
     """An array, arrays by layer, or one array beside facts such as its layer and its model.
 
     Raises:
@@ -104,7 +104,9 @@ def tree(content: Any, subject: str, options: Options) -> Imported:
     return _one_with_facts(content, subject, options)
 
 
-def _picked(content: Mapping[str, Any], name: str, subject: str, options: Options) -> Imported:
+def _picked(
+    content: Mapping[str, Any], name: str, subject: str, options: Options
+) -> ImportedVector:
     if name not in content:
         raise UsageError(
             f"{subject} has no {name!r}",
@@ -118,7 +120,7 @@ def _picked(content: Mapping[str, Any], name: str, subject: str, options: Option
     return table(picked, subject, options)
 
 
-def _one_with_facts(content: Mapping[str, Any], subject: str, options: Options) -> Imported:
+def _one_with_facts(content: Mapping[str, Any], subject: str, options: Options) -> ImportedVector:
     """`{"layer": 2, "vector": ..., "model": ...}`."""
     vectors = [key for key, value in content.items() if isinstance(value, np.ndarray)]
     known = {"layer", *_FACTS, *_COEFFICIENTS, *_VECTORS}
@@ -144,7 +146,7 @@ def _one_with_facts(content: Mapping[str, Any], subject: str, options: Options) 
         layers = (layer,)
     read = table(content[vectors[0]], subject, Options(layers=layers))
     model = next((content[key] for key in _FACTS[:3] if isinstance(content.get(key), str)), "")
-    return Imported(
+    return ImportedVector(
         read.directions,
         convention=f"`layer` is the layer; {SAME}" if options.layers is None else read.convention,
         coefficient=coefficient,

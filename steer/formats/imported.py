@@ -34,7 +34,7 @@ Factors = tuple[Directions, Directions]
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportedVector:
     """The directions in a file, by its own layer numbers, and how its tool uses them.
 
     directions: float32 [d_model] each. shift: our layer number minus the file's, by the format's
@@ -128,9 +128,9 @@ def unit(row: Directions, subject: str) -> Directions:
 class Projection:
     """Directions that are projected out of activations: h - coefficient * sum strength (h . d) d.
 
-    The fields are those of `Imported`. One direction per layer with equal strengths is an ablation.
-    A subspace, or different strengths, is a low-rank edit: `down` holds the directions, and `up` is
-    minus strength times the directions.
+    The fields are those of `ImportedVector`. One direction per layer with equal strengths is an
+    ablation. A subspace, or different strengths, is a low-rank edit: `down` holds the directions,
+    and `up` is minus strength times the directions.
     """
 
     directions: dict[int, Directions]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steer.base.errors import VectorError
-from steer.formats.imported import Imported, checked_directions, layer_number, shortened
+from steer.formats.imported import ImportedVector, checked_directions, layer_number, shortened
 from steer.vectors.sites import SITE_KINDS, STREAM_SITES, SiteName
 
 Array = NDArray[Any]
@@ -60,7 +60,7 @@ def site_of(name: str, subject: str) -> tuple[int, SiteName, str] | None:
     return None
 
 
-def by_name(named: Mapping[str, Array], subject: str) -> Imported:
+def by_name(named: Mapping[str, Array], subject: str) -> ImportedVector:
     """One vector for each tensor, at the layer that its name gives.
 
     Raises:
@@ -85,7 +85,7 @@ def by_name(named: Mapping[str, Array], subject: str) -> Imported:
             f"{subject} has vectors for {' and '.join(sorted(sites))}; a vector has one site",
             hint="choose one with --pick NAME --layer N",
         )
-    return Imported(
+    return ImportedVector(
         checked_directions(rows, subject),
         convention="; ".join(sorted(conventions)),
         site=sites.pop() if sites else "resid_post",

@@ -11,10 +11,10 @@ import numpy as np
 from steer.base.errors import ModelError, UsageError, VectorError
 from steer.base.files import reported
 from steer.fitting.fitting import rounded
-from steer.formats.imported import MAX_COEFFICIENT, Imported, checked_directions, norm
+from steer.formats.imported import MAX_COEFFICIENT, ImportedVector, checked_directions, norm
 from steer.formats.registry import Format, others_code, registry
 from steer.formats.source import FOLDER, Options, Source, Unpickle
-from steer.vectors.metadata import LayerStatistics, Metadata, Recommended, Spread
+from steer.vectors.metadata import LayerStatistics, Metadata, Recommendation, Spread
 from steer.vectors.provenance import ContrastSummary, Import, Method, ModelIdentity, Read
 from steer.vectors.sites import format_layers, listed
 from steer.vectors.vector import SteeringVector
@@ -32,7 +32,7 @@ class ForeignFile:
     """The contents of a file, its format, the hash of its files, and the offset of its layers."""
 
     format: Format
-    imported: Imported
+    imported: ImportedVector
     sha256: str
     offset: int
 
@@ -141,7 +141,7 @@ def _detects(each: Format, source: Source) -> bool:
         return bool(each.detect(source))
 
 
-def _read(each: Format, source: Source, options: Options) -> Imported:
+def _read(each: Format, source: Source, options: Options) -> ImportedVector:
     assert each.read is not None
     with others_code(each, f"to read {source}"):
         imported = each.read(source, options)
@@ -160,7 +160,7 @@ def _check_options(each: Format, options: Options) -> None:
             raise UsageError(f"{each.name} does not use {word}", hint="leave it out")
 
 
-def _chosen(imported: Imported, layers: tuple[int, ...], subject: str) -> Imported:
+def _chosen(imported: ImportedVector, layers: tuple[int, ...], subject: str) -> ImportedVector:
     """Only these layers, by their numbers in the file."""
     missing = set(layers) - set(imported.directions)
     if missing:
@@ -235,7 +235,7 @@ def steering_vector(
         read=Read(positions="unknown"),
         contrast=ContrastSummary(kind="unknown", n=0, sha256=""),
         statistics=statistics,
-        recommended=Recommended(
+        recommended=Recommendation(
             layers=recommended,
             coefficient=imported.coefficient,
             op=imported.op,
@@ -246,7 +246,7 @@ def steering_vector(
     return vector if model is None else bind(vector, model)
 
 
-def _side(imported: Imported, number: int, side: int) -> Spread | None:
+def _side(imported: ImportedVector, number: int, side: int) -> Spread | None:
     """The projection of one side: side 0 is at 0 and side 1 at 1 in the units of the file, if it
     has units; the standard deviation of both is half a unit."""
     if number not in imported.sides:
@@ -255,7 +255,7 @@ def _side(imported: Imported, number: int, side: int) -> Spread | None:
     return Spread(mean=sides[side], std=abs(sides[1] - sides[0]) / 2)
 
 
-def _effect(imported: Imported, number: int) -> float:
+def _effect(imported: ImportedVector, number: int) -> float:
     """The length of a direction; for a low-rank edit, the most it adds to a unit activation."""
     if number not in imported.factors:
         return norm(imported.directions[number])

@@ -16,7 +16,7 @@ from functools import cache
 from steer.base import extensions
 from steer.base.errors import VectorError
 from steer.base.extensions import Extension, Registry, foreign_code, load
-from steer.formats.imported import Imported
+from steer.formats.imported import ImportedVector
 from steer.formats.source import FOLDER, Options, Source
 from steer.steering.operation import Operation
 from steer.vectors.metadata import Metadata
@@ -90,7 +90,7 @@ class Format(Extension):
     """
 
     suffixes: tuple[str, ...]
-    read: Callable[[Source, Options], Imported] | None = None
+    read: Callable[[Source, Options], ImportedVector] | None = None
     detect: Callable[[Source], bool] | None = None
     fallback: bool = False
     options: tuple[str, ...] = ()

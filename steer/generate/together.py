@@ -212,7 +212,7 @@ class _Cohort:
         return _Cohort(rows, max(self.width, other.width), self.name, cache)
 
 
-class Together:
+class RunningTexts:
     """The texts that a model is generating."""
 
     def __init__(self, model: Model) -> None:

@@ -18,7 +18,7 @@ from steer.hooks.ops import Weight
 from steer.models.thoughts import Stage
 from steer.steering.projection import Gate
 from steer.steering.scope import Schedule, Scope
-from steer.steering.steers import ALWAYS, Steer, When
+from steer.steering.steers import ALWAYS, Steer, Timing
 
 _FOREVER = 1 << 62
 
@@ -87,7 +87,7 @@ class TokenClock:
     #: For whole texts: the positions whose output is used, bool [text, column].
     counted: Tensor | None = field(default=None, init=False)
     _records: dict[Steer, FirstChanges] = field(default_factory=dict, init=False)
-    _weighers: dict[When, Weigher] = field(default_factory=dict, init=False)
+    _weighers: dict[Timing, TimingWeights] = field(default_factory=dict, init=False)
     _latches: dict[Gate, Latch] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -193,19 +193,19 @@ class TokenClock:
         real = self._that_matter(only_writing=False)[row, columns].to(opened.device)
         return not bool((opened[row, :, 0][real] > 0).any())
 
-    def weigher(self, when: When) -> Callable[[Tensor], Weight]:
+    def weigher(self, timing: Timing) -> Callable[[Tensor], Weight]:
         """The function that gives a steer's weight for resid [row, position, d_model].
 
         It gives the float 1.0 or 0.0 if that holds everywhere; else float32 [row or 1, position or
         1, 1].
         """
-        if when == ALWAYS:
+        if timing == ALWAYS:
             return lambda resid: 1.0
-        if when == When(gate=when.gate) and _is_of_tokens(when.gate):
-            return self.tokens(when.gate)
-        if when not in self._weighers:
-            self._weighers[when] = Weigher(self, when)
-        return self._weighers[when]
+        if timing == Timing(gate=timing.gate) and _is_of_tokens(timing.gate):
+            return self.tokens(timing.gate)
+        if timing not in self._weighers:
+            self._weighers[timing] = TimingWeights(self, timing)
+        return self._weighers[timing]
 
     def tokens(self, gate: Gate) -> Callable[[Tensor], Tensor]:
         """The function that gives the tokens for which a gate is open, as `Latch.tokens`. It raises
@@ -274,19 +274,19 @@ class TokenClock:
         return self.counted.flip(1).cumsum(1).flip(1) > 0
 
 
-class Weigher:
-    """The weights of one `when`. They are computed once per forward and shared by all sites; once
+class TimingWeights:
+    """The weights of one timing. They are computed once per forward and shared by all sites; once
     they cannot change any more, usually after the prompt, later forwards share them too."""
 
-    def __init__(self, clock: TokenClock, when: When) -> None:
-        self._clock, self._when = clock, when
-        self._tokens = clock.tokens(when.gate) if _is_of_tokens(when.gate) else None
-        self._begins, self._ends = _columns(when.scope, clock)
+    def __init__(self, clock: TokenClock, timing: Timing) -> None:
+        self._clock, self._timing = clock, timing
+        self._tokens = clock.tokens(timing.gate) if _is_of_tokens(timing.gate) else None
+        self._begins, self._ends = _columns(timing.scope, clock)
         #: The last column at which the scope begins or ends, and whether it is on after that.
         self._last_edge = max(edge for edge in (0, *self._begins, *self._ends) if edge < _FOREVER)
-        self._at_last = (max(self._ends) == _FOREVER) != when.scope.inverted
-        by_tokens = when.scope.skip_special or when.scope.by_thoughts
-        changes = self._tokens or by_tokens or when.schedule.kind != "constant"
+        self._at_last = (max(self._ends) == _FOREVER) != timing.scope.inverted
+        by_tokens = timing.scope.skip_special or timing.scope.by_thoughts
+        changes = self._tokens or by_tokens or timing.schedule.kind != "constant"
         #: The column from which the weight is constant.
         self._settled = _FOREVER if changes else self._last_edge
         self._known: Weight = 0.0
@@ -309,25 +309,25 @@ class Weigher:
         folding = self._clock.folding
         rows, width = (n_rows, n_columns) if folding is None else folding.shape
         # Each part is computed only if it matters, since this runs for every token.
-        when, settled = self._when, self._clock.start >= self._last_edge
+        timing, settled = self._timing, self._clock.start >= self._last_edge
         inside: bool | Tensor
-        if when.scope.by_thoughts:
+        if timing.scope.by_thoughts:
             inside = self._in_thoughts(device)
         else:
             inside = self._at_last if settled else self._inside(rows, width, device)
         if inside is False:
             return 0.0
         total: Weight = 1.0
-        if when.schedule.kind != "constant":
+        if timing.schedule.kind != "constant":
             total = self._scheduled(rows, width, device)
         if inside is not True:
             total = _times(total, inside)
-        if when.gate is not None and self._tokens is None:
-            total = _times(total, self._of_prompts(when.gate, rows, device))
+        if timing.gate is not None and self._tokens is None:
+            total = _times(total, self._of_prompts(timing.gate, rows, device))
         if folding is not None and isinstance(total, Tensor):
             total = folding.folded(total)
         # These are read from the tokens that run, packed or not.
-        if when.scope.skip_special:
+        if timing.scope.skip_special:
             total = _times(total, self._is_not_special(n_columns, device))
         if self._tokens is not None:
             total = _times(total, self._tokens(resid))
@@ -335,7 +335,7 @@ class Weigher:
 
     def _scheduled(self, rows: int, width: int, device: torch.device) -> Weight:
         """The schedule's factor for each column, [row or 1, position, 1], or one for all."""
-        schedule, zeros = self._when.schedule, self._clock.zeros
+        schedule, zeros = self._timing.schedule, self._clock.zeros
         if width == len(zeros) == 1:
             return schedule.factor(self._clock.start - zeros[0])
         factors = [_factors(schedule, self._clock.start - zero, width) for zero in zeros]
@@ -348,7 +348,7 @@ class Weigher:
     def _inside(self, rows: int, width: int, device: torch.device) -> bool | Tensor:
         """Whether positions are in the scope, bool [row or 1, position, 1], or one for all."""
         start = self._clock.start
-        begins, ends, inverted = self._begins, self._ends, self._when.scope.inverted
+        begins, ends, inverted = self._begins, self._ends, self._timing.scope.inverted
         stop = start + width
         if max(begins) <= start and min(ends) >= stop:
             return not inverted
@@ -360,7 +360,7 @@ class Weigher:
 
     def _in_thoughts(self, device: torch.device) -> Tensor:
         """Whether positions are in a scope by thoughts, bool [row, position, 1]."""
-        clock, scope = self._clock, self._when.scope
+        clock, scope = self._clock, self._timing.scope
         if clock.courses is None or clock.ids is None:
             raise HookError("the model gets no token ids, so thoughts cannot be recognised")
         stage = Stage.THINKING if scope.kind == "thinking" else Stage.ANSWER

@@ -27,7 +27,7 @@ from steer.vectors.sites import Site
 
 #: The largest float32, in which models compute norms.
 _LARGEST = float(np.finfo(np.float32).max)
-Weigher = Callable[[Tensor], ops.Weight]
+TimingWeights = Callable[[Tensor], ops.Weight]
 #: Gives the edited activations, or the same tensor object if nothing acts.
 Edit = Callable[[Tensor], Tensor]
 #: The same, from the activations edited so far and the original ones.
@@ -52,7 +52,7 @@ def injected(
     """
     functions = staged([site_functions(model, steers, clock), afterwards or {}])
     # If all steers act everywhere, the clock is not needed and does not have to tick.
-    timed = afterwards or any(steer.when != ALWAYS for steer in steers)
+    timed = afterwards or any(steer.timing != ALWAYS for steer in steers)
     with placed(model, functions), _ticking(model, clock) if timed else nullcontext():
         yield
 
@@ -243,13 +243,13 @@ def _edit(site_plan: SitePlan, clock: TokenClock, *, only_writing: bool) -> Site
         return _constant(constant, lookout(*constant.steers))
     adds, kept = (
         [
-            (_addition(addition, clock.weigher(when)), lookout(*addition.steers))
-            for when, addition in group.items()
+            (_addition(addition, clock.weigher(timing)), lookout(*addition.steers))
+            for timing, addition in group.items()
         ]
         for group in (site_plan.adds, site_plan.kept)
     )
     moves = [
-        (_move(along, clock.weigher(along.when)), lookout(along.steer))
+        (_move(along, clock.weigher(along.timing)), lookout(along.steer))
         for along in site_plan.others
     ]
     if len(moves) == n_edits == 1:
@@ -332,7 +332,7 @@ def _constant(addition: Addition, look: Lookout) -> SiteFunction:
     return add
 
 
-def _addition(addition: Addition, weigh: Weigher) -> Addend:
+def _addition(addition: Addition, weigh: TimingWeights) -> Addend:
     """An addition with its weight."""
     parts = (addition.delta, addition.down, addition.up)
     beside = Constants([part for part in parts if part is not None]).beside
@@ -349,7 +349,7 @@ def _addition(addition: Addition, weigh: Weigher) -> Addend:
     return add
 
 
-def _move(along: Along, weigh: Weigher) -> Edit:
+def _move(along: Along, weigh: TimingWeights) -> Edit:
     """An op along a direction with its weight."""
     beside = Constants([along.direction]).beside
     edit, level, coefficient = along.op.edit, along.level, along.coefficient

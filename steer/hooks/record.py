@@ -113,7 +113,7 @@ def capture(model: Model, ids: Tensor, mask: Tensor, sites: Sequence[Site]) -> d
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class PooledActivations:
     """Pooled activations of one batch.
 
     indices: of the readings, [n]. activations: float32 [n, n_spans * n_sites, d_model], the means
@@ -131,7 +131,7 @@ def record(
     readings: Sequence[Reading],
     sites: Sequence[Site],
     max_tokens: int | None = None,
-) -> Iterator[Recorded]:
+) -> Iterator[PooledActivations]:
     """Pooled activations of every reading, batch by batch, shortest first (`in_batches`).
 
     Raises:
@@ -182,7 +182,7 @@ class Recorder:
         #: A batch of this many tokens has run out of memory.
         self._too_many = sys.maxsize
 
-    def __call__(self, batch: ReadingBatch) -> list[Recorded]:
+    def __call__(self, batch: ReadingBatch) -> list[PooledActivations]:
         """Pooled activations of the batch's readings, in as many parts as memory required.
 
         Raises:
@@ -258,7 +258,7 @@ def _takes_packed(model: Model, depth: int, length: int) -> bool:
 
 def _attempt(
     model: Model, readings: ByNumber, rows: Sequence[PackedRow], sites: Sequence[Site]
-) -> Recorded | None:
+) -> PooledActivations | None:
     """`pooled`; None if memory ran out and the batch can be divided."""
     try:
         return pooled(model, readings, rows, sites)
@@ -307,7 +307,7 @@ def inputs(model: Model, readings: ByNumber, rows: Sequence[PackedRow]) -> Input
 
 def pooled(
     model: Model, readings: ByNumber, rows: Sequence[PackedRow], sites: Sequence[Site]
-) -> Recorded:
+) -> PooledActivations:
     """Run the readings of `rows` as one batch.
 
     Raises:
@@ -340,7 +340,7 @@ def pooled(
         torch.stack([means[site][part][where] for site in sites], dim=2).flatten(1, 2).numpy()
         for part in range(2)
     )
-    return Recorded(indices, activations, norms)
+    return PooledActivations(indices, activations, norms)
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:

@@ -18,7 +18,7 @@ from steer.concepts.answers import Query
 from steer.concepts.concept import Concept, check_phrase
 from steer.concepts.discovery import Direction
 from steer.concepts.geometry import Geometry, Neighbour
-from steer.concepts.index import Built, IndexRow
+from steer.concepts.index import BuiltPack, IndexRow
 from steer.concepts.make import Report, make_one
 from steer.concepts.pack import Pack
 from steer.concepts.profile import Profile, Profiler
@@ -33,7 +33,7 @@ from steer.methods.method import Value
 from steer.vectors.parts import parse_parts
 
 __all__ = [
-    "Built",
+    "BuiltPack",
     "Concept",
     "Geometry",
     "Neighbour",
@@ -168,7 +168,7 @@ def build_pack(
     force: bool = False,
     on_made: Callable[[IndexRow, bool], None] = lambda row, is_new: None,
     progress: Progress = silent,
-) -> Built:
+) -> BuiltPack:
     """Make the vectors of all concepts of a pack; the same call resumes an interrupted build.
 
     The folder gets a file for each concept that works, and an index. only: names of the concepts to

@@ -21,7 +21,7 @@ from steer.sharing.opening import open_place
 from steer.sharing.places import listing
 from steer.sharing.pull import fetch_signature
 from steer.sharing.pull import pull as run_pull
-from steer.sharing.push import Pushed, parcel
+from steer.sharing.push import PushResult, parcel
 from steer.steering import algebra, recipe, spec
 from steer.steering.algebra import Likeness
 from steer.steering.collapse import collapse
@@ -100,7 +100,7 @@ def _listed(place: str, warn: Callable[[str], None]) -> Iterable[VectorFile]:
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class VerifiedFile:
     """A vector file that is whole. origin: the address that it was pulled from, where it was;
     signed_by: the fingerprint of the key that signed it, where a key was given."""
 
@@ -129,7 +129,7 @@ class Verified:
 
 def verify(
     reference: Reference, *, model: Model | None = None, public_key: Reference | None = None
-) -> Verified:
+) -> VerifiedFile:
     """Check that a vector file is whole, is the one that was pulled, and fits a model.
 
     public_key: a PEM file; the vector must be signed with its private key.
@@ -152,7 +152,9 @@ def verify(
     signed_by = None
     if public_key is not None:
         signed_by = signing.fingerprint(_signer(str(reference), path, data, Path(public_key)))
-    verified = Verified(path, Vector(vector), None if origin is None else str(origin), signed_by)
+    verified = VerifiedFile(
+        path, Vector(vector), None if origin is None else str(origin), signed_by
+    )
     if model is not None:
         verified.fits(model)
     return verified
@@ -402,7 +404,7 @@ def push(
     evidence: Reference | Sequence[Reference] = (),
     private: bool = False,
     force: bool = False,
-) -> Pushed:
+) -> PushResult:
     """Push vector files, each with a card, to a hub repository, a bucket, a machine or a folder.
 
     vectors: names or paths of files: save a vector before it is pushed. evidence: files that

@@ -13,10 +13,9 @@ from steer.base.errors import SteerError, UsageError
 from steer.base.files import check_writable, write_atomic
 from steer.base.progress import Progress, silent
 from steer.engines import driving
-from steer.engines import probe as probing
 from steer.engines.driving import Driver
 from steer.engines.endpoint import Endpoint, Server
-from steer.engines.probe import Probe
+from steer.engines.server_check import PROMPTS, AnswerComparison, compare_answers
 from steer.library.models import FitWarning, Model
 from steer.library.vectors import Steers, as_steers, html_table
 from steer.models import model as models
@@ -24,7 +23,7 @@ from steer.steering.steers import check_all_fit
 
 
 @dataclass(frozen=True, slots=True)
-class ServerProbe:
+class ServerCheck:
     """A comparison of a server's answers with those of hooks in this process.
 
     `answers.verdict` is `steered`, `other` (steered at another strength: `answers.multiple` times),
@@ -34,10 +33,10 @@ class ServerProbe:
     url: str
     served: str
     steers: tuple[str, ...]
-    answers: Probe
+    answers: AnswerComparison
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, with the keys of `steer probe --json`; distances are nats a token."""
+        """Plain values, as `steer check-server --json` prints; distances in nats per token."""
         distances = self.answers.distances
         names = ("to_steered", "to_unsteered", "between")
         return {
@@ -60,7 +59,7 @@ class ServerProbe:
 
 
 @dataclass(frozen=True, slots=True)
-class Driven:
+class EngineSteering:
     """An engine with steering of its own, and how it steers now.
 
     engine: the name of its driver. takes, refuses: which steers it takes, and does not. steers:
@@ -93,13 +92,13 @@ def drive(
     out: str | Path | None = None,
     force: bool = False,
     api_key: str | None = None,
-) -> Driven:
+) -> EngineSteering:
     """Steer a running server with the steering that its engine has, in place of what it had.
 
     Without steers it only says which engine it is and what that takes; `clear` ends its steering.
     engine: such as `ik_llama.cpp`, by default recognised. out: where to write the vector for an
     engine that reads a file (by default a temporary one), or the fields of requests as JSON; force:
-    also over a file. `probe` then shows whether it acts.
+    also over a file. `check_server` then shows whether it acts.
 
     Raises:
         UsageError: `url` is no address, there is no such engine, or it does not take a steer.
@@ -112,14 +111,14 @@ def drive(
         driver = driving.find(server, engine)
         known = (server.url, driver.name, driver.takes, driver.refuses)
         if not chosen and not clear:
-            return Driven(*known)
+            return EngineSteering(*known)
         path = None if out is None else Path(out)
         if path is not None:
             _check_out(driver, path, force=force)
         outcome = driving.drive(server, driver, chosen, path if driver.reads_file else None)
         if path is not None and not driver.reads_file:
             write_atomic(path, json.dumps(dict(outcome.fields)).encode() + b"\n", force=True)
-        return Driven(*known, tuple(map(str, chosen)), dict(outcome.fields), outcome.notes)
+        return EngineSteering(*known, tuple(map(str, chosen)), dict(outcome.fields), outcome.notes)
 
 
 def _check_out(driver: Driver, path: Path, *, force: bool) -> None:
@@ -140,7 +139,7 @@ def _warn(text: str) -> None:
     warnings.warn(text, FitWarning, stacklevel=3)
 
 
-def probe(
+def check_server(
     url: str,
     model: Model | Callable[[], models.Model],
     steers: Steers,
@@ -154,7 +153,7 @@ def probe(
     allow_other_model: bool = False,
     progress: Progress = silent,
     warn: Callable[[str], None] = _warn,
-) -> ServerProbe:
+) -> ServerCheck:
     """Test whether an OpenAI-compatible server steers as these vectors say.
 
     model: the unsteered model of the server, or a function that loads it. prompts: to send, instead
@@ -174,9 +173,9 @@ def probe(
         loaded = model.inner if isinstance(model, Model) else model()
         for text in check_all_fit(used, loaded.identity, allow_other_model=allow_other_model):
             warn(text)
-        texts = tuple(prompts or probing.PROMPTS)
+        texts = tuple(prompts or PROMPTS)
         with progress("asking", len(texts)) as advance:
-            answers = probing.probe(
+            answers = compare_answers(
                 loaded,
                 chosen,
                 texts,
@@ -185,7 +184,7 @@ def probe(
                 chat=chat,
                 on_done=lambda: advance(1),
             )
-        return ServerProbe(f"{endpoint.url}/v1", name, tuple(map(str, chosen)), answers)
+        return ServerCheck(f"{endpoint.url}/v1", name, tuple(map(str, chosen)), answers)
 
 
 def _first(endpoint: Endpoint) -> str:

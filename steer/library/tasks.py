@@ -24,7 +24,7 @@ from steer.concepts.unembedding import from_tokens
 from steer.concepts.words import TokenContrast, looks_like_file, understood
 from steer.contrasts import prompts as everyday
 from steer.contrasts.contrasts import Contrasts
-from steer.distillation.compiled import Compiled
+from steer.distillation.compiled import CompiledPrompt
 from steer.distillation.hybrid import CompileSettings, compile_prompt
 from steer.distillation.request import distill_request
 from steer.evaluation import Evaluation, SuiteResult, SweepResult
@@ -458,7 +458,7 @@ def compile(
     description: str = "",
     license: str = "",
     progress: Progress = silent,
-) -> Compiled:
+) -> CompiledPrompt:
     """Compile a system prompt to a short text and an edit or a token.
 
     Clauses stay text, one after another, until text and vector recover so much of the prompt's

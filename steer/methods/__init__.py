@@ -8,5 +8,8 @@ from __future__ import annotations
 
 from steer.methods.method import DistillMethod as DistillMethod
 from steer.methods.method import FitMethod as FitMethod
-from steer.methods.method import Fitted as Fitted
+from steer.methods.method import FittedEdit as FittedEdit
 from steer.methods.method import Option as Option
+
+#: The former name.
+Fitted = FittedEdit

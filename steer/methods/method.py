@@ -196,7 +196,7 @@ class FitMethod(Method):
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
+class FittedEdit:
     """The result of a distillation method. edits: `steer.distillation.lowrank.Edits`.
 
     ridge: the regularisation of the regression, as a share of the mean diagonal. best_step: the
@@ -213,8 +213,8 @@ class DistillMethod(Method):
     """A method that finds an edit with the effect of a prompt condition.
 
     compute: from a `steer.distillation.task.Task`, `DistillSettings`, a `Progress` and the options
-        by name to a `Fitted`. It imports torch when it is called, so that the help does not wait
-        for it.
+        by name to a `FittedEdit`. It imports torch when it is called, so that the help does not
+        wait for it.
     pairs: the same for the pairs of a contrast set (`steer.distillation.pairs.Preference`); None if
         the method cannot use them.
     response_only: whether its edit acts on the response unless a scope is named.
@@ -224,16 +224,16 @@ class DistillMethod(Method):
     """
 
     command: ClassVar[str] = "steer distill"
-    compute: Callable[..., Fitted]
-    pairs: Callable[..., Fitted] | None = None
+    compute: Callable[..., FittedEdit]
+    pairs: Callable[..., FittedEdit] | None = None
     response_only: bool = False
     descends: bool = False
     usual: Literal["chat", "text"] | None = None
     in_suite: bool = False
 
     def run(
-        self, compute: Callable[..., Fitted], task: Any, settings: Any, progress: Any
-    ) -> Fitted:
+        self, compute: Callable[..., FittedEdit], task: Any, settings: Any, progress: Any
+    ) -> FittedEdit:
         """`compute` with this method's options, as `settings.options` sets them.
 
         Raises:
@@ -244,13 +244,14 @@ class DistillMethod(Method):
         hint = "try another --method"
         with foreign_code(self, "method", "to distil", InputError, hint):
             fitted = compute(task, settings, progress, **options)
-        if not isinstance(fitted, Fitted):
+        if not isinstance(fitted, FittedEdit):
             raise InputError(
-                f"the method {self.name} gave a {type(fitted).__name__}, not a Fitted", hint=hint
+                f"the method {self.name} gave a {type(fitted).__name__}, not a FittedEdit",
+                hint=hint,
             )
         return fitted
 
-    def of_pairs(self) -> Callable[..., Fitted]:
+    def of_pairs(self) -> Callable[..., FittedEdit]:
         """The computation for pairs.
 
         Raises:

@@ -9,7 +9,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from steer.base.errors import ModelError, SteerError
-from steer.base.files import at_home, read_bytes
+from steer.base.files import at_home, open_regular, read_bytes
 from steer.base.hub import hub_answers, is_offline_mode
 from steer.models import adapter, gguf, known, tokenizers
 from steer.models.memory import keep_freed
@@ -38,6 +38,8 @@ PARAMETERS_A_BYTE = 8
 
 _SAFE = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+#: Dtypes of models, by their names in safetensors files.
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 #: The most bytes of a configuration or an index.
 _MAX_JSON = 100_000_000
 #: Names that configurations use for the number of layers, the width and the inner width.
@@ -80,7 +82,9 @@ def load(source: ModelSource) -> Model:
             gguf.forget_quantisation(network)
         marks: list[str] = []
         if source.adapter is not None:
-            network, mark = adapter.merged(network, source.adapter, offline=files.offline)
+            network, mark = adapter.merged(
+                network, source.adapter, offline=source.offline or is_offline_mode()
+            )
             marks.append(mark)
         if source.device_map is None and not source.tensor_parallel:
             network.to(device(source))
@@ -128,6 +132,25 @@ def load_tokenizer(source: ModelSource) -> Any:
     """
     with quiet(), explained(source):
         return tokenizers.load(source, _Files(source).common)
+
+
+def mapped(source: ModelSource) -> ModelSource:
+    """The same model for whoever needs its identity and tokenizer but runs it elsewhere: on the
+    CPU, in the dtype of its files if they have one dtype. Such safetensors are mapped from the
+    disk cache, not copied, so that they take no memory beside an engine that reads the same files.
+
+    Raises:
+        ModelError: the files cannot be read.
+    """
+    if source.tensor_parallel:
+        return source
+    source = replace(source, device="cpu", device_map=None)
+    if source.gguf or source.adapter is not None:
+        return source  # their weights are computed: they have no file to be mapped from
+    with quiet(), explained(source):
+        dtypes = _Files(source).tensor_dtypes()
+    dtype = next(iter(dtypes)) if len(dtypes) == 1 else None
+    return replace(source, dtype=_DTYPES.get(dtype or "", source.dtype))
 
 
 def stored_dtype(source: ModelSource) -> str:
@@ -249,6 +272,21 @@ class _Files:
             if any(self._path(name) is not None for name in names):
                 return kind
         return None
+
+    def tensor_dtypes(self) -> set[str]:
+        """The dtypes of all tensors in safetensors files, by their names there; empty if there are
+        no such files.
+
+        Raises:
+            ModelError: the index of the files is not JSON.
+            SteerError: a file cannot be read.
+        """
+        single, index = map(self._path, _SAFE)
+        names = {_SAFE[0]} if single else set()
+        if index is not None:
+            names = set(_read_json(index)["weight_map"].values())
+        paths = filter(None, map(self._path, sorted(names)))
+        return {dtype for path in paths for dtype in _header_dtypes(path)}
 
     @property
     def _bytes(self) -> int | None:
@@ -436,6 +474,14 @@ def computes_bfloat16() -> bool:
             if line.startswith(("flags", "Features")):
                 return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(line.split()))
     return False
+
+
+def _header_dtypes(path: Path) -> set[str]:
+    """The dtypes of the tensors in a safetensors file; only its header is read."""
+    with open_regular(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(min(length, _MAX_JSON)))
+    return {tensor["dtype"] for name, tensor in header.items() if name != "__metadata__"}
 
 
 def _read_json(path: Path) -> Any:

@@ -51,13 +51,13 @@ def build(
     served = service.served
 
     @app.exception_handler(RequestError)
-    async def refused(_request: Request, refusal: RequestError) -> Response:
-        return JSONResponse(refusal.body, refusal.status)
+    async def refused(request: Request, refusal: RequestError) -> Response:
+        return JSONResponse(refusal.body_at(request.url.path), refusal.status)
 
     @app.exception_handler(Exception)
-    async def failed(_request: Request, error: Exception) -> Response:
+    async def failed(request: Request, error: Exception) -> Response:
         refusal = batcher.error(error)
-        return JSONResponse(refusal.body, refusal.status)
+        return JSONResponse(refusal.body_at(request.url.path), refusal.status)
 
     @app.get("/health")
     async def health() -> Response:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from steer.base.text import TextDeltas
 from steer.generate.cost import CostMeter
-from steer.generate.together import Continuation, Together
+from steer.generate.together import Continuation, RunningTexts
 from steer.models.memory import cached_tokens, ran_out, token_budget
 from steer.models.model import Model
 from steer.serving import limits
@@ -57,7 +57,7 @@ Between = Callable[[], None]
 Result = TypeVar("Result")
 
 
-class Abandoned(BaseException):
+class WorkAbandoned(BaseException):
     """Raised inside work whose result is no longer wanted."""
 
 
@@ -249,7 +249,7 @@ class Batcher:
         self._work: queue.Queue[tuple[Callable[[Between], Any], Future[Any]]] = queue.Queue()
         self._jobs: list[Job] = []
         self._begun: set[_Text] = set()  # texts with a cache, running or parked
-        self._together = Together(model)
+        self._together = RunningTexts(model)
         self._budget, self._room = token_budget(model), cached_tokens(model)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="model", daemon=True)
@@ -279,7 +279,8 @@ class Batcher:
         """Run other work on the model in its thread.
 
         work: called with a function that it should call between its steps. This function generates
-        a token of every text; if the future is cancelled or the server ends, it raises `Abandoned`.
+        a token of every text; if the future is cancelled or the server ends, it raises
+        `WorkAbandoned`.
 
         Raises:
             RequestError: too much work waits.
@@ -323,7 +324,7 @@ class Batcher:
     def _do(self, work: Callable[[Between], Any], future: Future[Any]) -> None:
         def between() -> None:
             if self._closed.is_set() or future.cancelled():
-                raise Abandoned
+                raise WorkAbandoned
             if _is_hooked(self._model.network):  # its hooks would steer the texts of others
                 return
             self._receive(wait=False)
@@ -332,7 +333,7 @@ class Batcher:
         try:
             between()
             result = work(between)
-        except Abandoned:
+        except WorkAbandoned:
             future.cancel()
         except Exception as error:
             with suppress(InvalidStateError):  # cancelled meanwhile

@@ -30,9 +30,13 @@ class RequestError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    def body_at(self, path: str) -> dict[str, Any]:
+        """What a client of the path gets: those of Ollama expect only the message."""
+        return {"error": self.message} if path.startswith("/api/") else self.body
+
     @property
     def body(self) -> dict[str, Any]:
-        """What the client gets."""
+        """What a client of OpenAI's API gets."""
         kind = "server_error" if self.status == 500 else "invalid_request_error"
         return {
             "error": {

@@ -52,7 +52,7 @@ _POST = (*STEERED, "/tokenize", "/detokenize")
 #: Paths to make and save vectors on the page, if `about` has that feature.
 _MADE = ("/page/vectors", "/page/save")
 #: Arbitrary tokens, since steers change any text.
-PROBE = {"prompt": [1, 2, 3, 4], "max_tokens": 1, "temperature": 0, "logprobs": 5}
+SHORT_REQUEST = {"prompt": [1, 2, 3, 4], "max_tokens": 1, "temperature": 0, "logprobs": 5}
 #: The largest difference in nats that can come from rounding in another batch.
 _SAME = 0.05
 
@@ -171,7 +171,7 @@ class SteeringMiddleware:
             await self._pass(scope, headers, receive, out)
         except RequestError as refusal:
             if not status:
-                await _answer(out, refusal.status, refusal.body)
+                await _answer(out, refusal.status, refusal.body_at(scope["path"]))
         except asyncio.TimeoutError:
             if not status:
                 raise
@@ -362,7 +362,7 @@ class SteeringMiddleware:
         ) as client:
 
             async def ask(steer: list[dict[str, Any]]) -> dict[str, float]:
-                answer = await client.post(STEERED[0], json=PROBE | {"steer": steer})
+                answer = await client.post(STEERED[0], json=SHORT_REQUEST | {"steer": steer})
                 if answer.status_code != 200:
                     raise RequestError(_reason(answer))
                 top: dict[str, float] = answer.json()["choices"][0]["logprobs"]["top_logprobs"][0]

@@ -68,12 +68,22 @@ _PATHS: list[tuple[str, str, str, type | None]] = [
 ]
 
 
-def about(model: Model, engine: str = "huggingface", *, makes: bool = False) -> dict[str, Any]:
+def about(
+    model: Model,
+    engine: str = "huggingface",
+    *,
+    makes: bool = False,
+    source: str | None = None,
+    folder: Path = Path("vectors"),
+) -> dict[str, Any]:
     """The model's description for the page. features: the fields that the engine supports in
-    requests, and `make` if vectors can be made."""
+    requests, and `make` if vectors can be made. source, folder: the model and the folder of
+    vectors as commands on this machine name them; by default the model's name and `vectors`."""
     features = FEATURES + ["make"] * makes if engine == "huggingface" else []
     return {
         "model": model.identity.id,
+        "source": source or model.identity.id,
+        "folder": str(folder),
         "runs_on": model.describe() if engine == "huggingface" else engine,
         "engine": engine,
         "n_layers": model.n_layers,

@@ -29,6 +29,7 @@ def serve(
     at: socket.socket,
     *,
     access: Access,
+    source: str,
     folder: Path,
     log: Callable[[str], None],
     log_request: Callable[[str], None],
@@ -36,24 +37,28 @@ def serve(
 ) -> None:
     """Answer requests until the process is interrupted.
 
-    folder: where vectors are saved that are made on the page, which takes that only this machine
-    reaches it. log: gets the traceback of a bug, and which vectors are left out. log_request: gets
-    a line for each request, without its texts.
+    source: the model as commands name it. folder: where vectors are saved that are made on the
+    page. Only clients on this machine learn of both, and make vectors. log: gets the traceback of a
+    bug, and which vectors are left out. log_request: gets a line for each request, without its
+    texts.
 
     Raises:
         HookError: steers change nothing in what it answers.
     """
     metrics = Metrics()
     with Batcher(model, log, metrics) as batcher:
-        makes = access.local
-        app = build(model, batcher, library, metrics, int(time.time()), folder if makes else None)
+        makes_in = folder if access.local else None
+        app = build(model, batcher, library, metrics, int(time.time()), makes_in)
+        about = pages.about(model)
+        if access.local:
+            about = pages.about(model, makes=True, source=source, folder=folder)
         front = SteeringMiddleware(
             app,
             library,
             hand_on,
             access=access,
             served=model.identity.id,
-            about=pages.about(model, makes=makes),
+            about=about,
             metrics=metrics,
             log=log,
             log_request=log_request,

@@ -127,8 +127,8 @@ class Service:
             self._check_length(guide.condition, "condition")
             under.append((await self.encode_chat(params, steering, guide.condition))[0])
         conditioned = [self._under(steering, ids, under)]
-        wanted = params.most_tokens
-        wanted = params.max_completion_tokens if wanted is None else wanted
+        wanted = params.max_completion_tokens
+        wanted = params.most_tokens if wanted is None else wanted
         wanted = steering.settings.get("max_tokens") if wanted is None else wanted
         wanted = None if wanted == -1 else wanted
         prefill = await self._prefill(steering)

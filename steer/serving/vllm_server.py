@@ -41,7 +41,7 @@ from steer.models.source import ModelSource
 from steer.serving.errors import RequestError
 from steer.serving.library import FIELDS, Library, Steering
 from steer.serving.middleware import (
-    PROBE,
+    SHORT_REQUEST,
     STEERED,
     Access,
     Application,
@@ -128,14 +128,14 @@ class VllmMiddleware(SteeringMiddleware):
                 self._acts.clear()
             steering = Steering((unbounded(steer),))
             plain, steered = [
-                await self._probed(probed, scope) for probed in (Steering(), steering)
+                await self._first_log_probs(tested, scope) for tested in (Steering(), steering)
             ]
             self._acts[key] = plain != steered
         return self._acts[key]
 
-    async def _probed(self, steering: Steering, scope: Scope) -> Any:
+    async def _first_log_probs(self, steering: Steering, scope: Scope) -> Any:
         """The log-probabilities of a first token under a steering."""
-        data = json.dumps(handed_on(dict(PROBE), steering, self._library)).encode()
+        data = json.dumps(handed_on(dict(SHORT_REQUEST), steering, self._library)).encode()
         path = {"path": scope.get("root_path", "") + STEERED[0], "raw_path": STEERED[0].encode()}
         inner = {**scope, **path, "query_string": b"", "headers": with_length(scope, len(data))}
         status, answer = await self._ask_behind(inner, to_be_read(data, _silence))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from steer.base.errors import SteerError, UsageError
+from steer.base.hub import is_offline_mode
 from steer.sharing.address import Address
 from steer.sharing.places import ChangedError, MissingError, UnreachableError, reaching
 
@@ -160,8 +161,10 @@ def cached(address: Address, file: str, limit: int) -> tuple[Path, str, bool]:
         except FileNotFoundError as error:
             if not offline:
                 raise
+            fact = "the hub is not used (--offline or HF_HUB_OFFLINE)"
             raise UnreachableError(
-                f"{subject} cannot be reached, and is not in the cache",
+                f"{subject} is not in the cache, and "
+                + (fact if is_offline_mode() else "the hub cannot be reached"),
                 hint="fetch it once where the hub can be reached",
             ) from error
     return path, path.parents[name.count("/")].name, offline

@@ -23,7 +23,7 @@ MADE = "<!-- made by steer push -->"
 
 
 @dataclass(frozen=True, slots=True)
-class Pulled:
+class PulledVector:
     """A pulled vector. changed: it is new in this folder. stale: it came from the cache."""
 
     path: Path
@@ -53,7 +53,7 @@ class Pulled:
 
 def pull(
     address: Address, folder: Path, *, public_key: Path | None = None, force: bool = False
-) -> Pulled:
+) -> PulledVector:
     """Fetch a vector, its card and its signature.
 
     public_key: the vector must be signed with this key. The lock file records it, and later pulls
@@ -97,7 +97,9 @@ def pull(
             changed = False
     card_file = _put_card(card, path.with_suffix(CARD))
     lock.keep(folder, address.name, origin)
-    return Pulled(path, origin, changed, fetched.stale, card_file, signature_file if text else None)
+    return PulledVector(
+        path, origin, changed, fetched.stale, card_file, signature_file if text else None
+    )
 
 
 def _check_commit(origin: lock.Origin, before: lock.Origin | None, folder: Path) -> None:

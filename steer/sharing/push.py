@@ -42,7 +42,7 @@ class Parcel:
 
 
 @dataclass(frozen=True, slots=True)
-class Pushed:
+class PushResult:
     """The result of a push.
 
     vectors: the hash of each, by name. changed: names of the vectors that the place did not have
@@ -88,7 +88,7 @@ def push(
     *,
     force: bool = False,
     private: bool = False,
-) -> Pushed:
+) -> PushResult:
     """Write vectors, their cards and the README. Concurrent pushes lose nothing.
 
     evidence: measurements, by the hash of the vector.
@@ -110,7 +110,7 @@ def push(
 
 def _push(
     place: Place, parcels: Sequence[Parcel], evidence: Mapping[str, Evidence], *, force: bool
-) -> Pushed:
+) -> PushResult:
     present = vector_files(place.files())
     changed = [parcel for parcel in parcels if _differs(place, parcel, present, force=force)]
     hashes = {parcel.name: parcel.metadata.sha256 for parcel in parcels}
@@ -135,11 +135,11 @@ def _push(
         if not own:
             texts |= _index(place, parcels, texts, where)
         revision = place.write(files | texts, f"Push {names}", replace=replaced)
-        return Pushed(hashes, revision, tuple(parcel.name for parcel in changed), own)
+        return PushResult(hashes, revision, tuple(parcel.name for parcel in changed), own)
     place.write(files | texts, "", replace=replaced)
     if not own:
         _write_index(place, where)
-    return Pushed(hashes, None, tuple(parcel.name for parcel in changed), own)
+    return PushResult(hashes, None, tuple(parcel.name for parcel in changed), own)
 
 
 def _differs(place: Place, parcel: Parcel, present: Mapping[str, int], *, force: bool) -> bool:

@@ -26,7 +26,7 @@ from steer.contrasts.overlap import merged
 from steer.fitting.fitting import rounded
 from steer.steering.projection import NOTHING, span
 from steer.steering.steers import Steer
-from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
+from steer.vectors.metadata import LayerStatistics, Metadata, Recommendation
 from steer.vectors.provenance import Combination, CombineOp, ContrastSummary, Method, Part, Read
 from steer.vectors.sites import listed
 from steer.vectors.vector import SteeringVector
@@ -233,7 +233,7 @@ def _metadata(
         read=Read(positions=read.pop() if len(read) == 1 else "mixed"),
         contrast=contrast_of(how, parts),
         statistics=statistics,
-        recommended=Recommended(
+        recommended=Recommendation(
             layers=started or layers,
             # A recommended multiple of the vector holds for a sum too.
             coefficient=first.recommended.coefficient if _adds(first.recommended) else 1.0,
@@ -243,7 +243,7 @@ def _metadata(
     )
 
 
-def _adds(recommended: Recommended) -> bool:
+def _adds(recommended: Recommendation) -> bool:
     """Whether a multiple of the vector itself is recommended, to be added."""
     return recommended.op_name == "add" and recommended.unit == "vector"
 

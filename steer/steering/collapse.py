@@ -21,7 +21,7 @@ from steer.steering.algebra import contrast_of, mean_length, model_of, part_of
 from steer.steering.operation import ADD
 from steer.steering.scope import CONSTANT
 from steer.steering.steers import Steer
-from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
+from steer.vectors.metadata import LayerStatistics, Metadata, Recommendation
 from steer.vectors.provenance import Combination, Method, Read
 from steer.vectors.sites import SiteName, listed
 from steer.vectors.vector import Directions, SteeringVector
@@ -70,7 +70,7 @@ def collapse(
             _statistics(layer, by_layer[layer], direction)
             for layer, direction in zip(layers, directions, strict=True)
         ),
-        recommended=Recommended(
+        recommended=Recommendation(
             layers=layers, coefficient=1.0, evidence="combined; no sweep was run"
         ),
     )

@@ -21,7 +21,7 @@ import numpy as np
 
 from steer.ops.op import Op
 from steer.steering.projection import unit_directions
-from steer.steering.steers import Steer, When
+from steer.steering.steers import Steer, Timing
 from steer.vectors.sites import Site
 from steer.vectors.vector import Directions, SteeringVector
 
@@ -54,7 +54,7 @@ class Along:
     direction: Directions
     level: float
     coefficient: float
-    when: When
+    timing: Timing
     steer: Steer
 
 
@@ -62,8 +62,8 @@ class Along:
 class SitePlan:
     """All edits at one site, by when they act, without those that have no effect."""
 
-    adds: dict[When, Addition] = field(default_factory=dict)
-    kept: dict[When, Addition] = field(default_factory=dict)
+    adds: dict[Timing, Addition] = field(default_factory=dict)
+    kept: dict[Timing, Addition] = field(default_factory=dict)
     others: list[Along] = field(default_factory=list)
 
 
@@ -102,19 +102,19 @@ def _along(steer: Steer, layer: int) -> list[Along]:
     """One after the other, since a linear op on orthogonal directions acts on all of their span."""
     op, coefficient = steer.op.op, steer.coefficient.value
     return [
-        Along(op, direction, steer.level(layer), coefficient, steer.when, steer)
+        Along(op, direction, steer.level(layer), coefficient, steer.timing, steer)
         for direction in unit_directions(steer.vector, layer)
     ]
 
 
-def _summed(parts: Sequence[tuple[Steer, int]]) -> dict[When, Addition]:
-    groups: dict[When, list[tuple[Steer, int]]] = {}
+def _summed(parts: Sequence[tuple[Steer, int]]) -> dict[Timing, Addition]:
+    groups: dict[Timing, list[tuple[Steer, int]]] = {}
     for steer, layer in parts:
-        groups.setdefault(steer.when, []).append((steer, layer))
+        groups.setdefault(steer.timing, []).append((steer, layer))
     # Sorted, since rounding would otherwise depend on the order of the steers.
-    ordered = sorted(groups, key=lambda when: [str(part) for part in when])
-    sums = {when: _sum(groups[when]) for when in ordered}
-    return {when: total for when, total in sums.items() if not total.is_nothing}
+    ordered = sorted(groups, key=lambda timing: [str(part) for part in timing])
+    sums = {timing: _sum(groups[timing]) for timing in ordered}
+    return {timing: total for timing, total in sums.items() if not total.is_nothing}
 
 
 def _sum(parts: Sequence[tuple[Steer, int]]) -> Addition:

@@ -20,7 +20,7 @@ from steer.vectors.sites import Site, format_layers
 from steer.vectors.vector import Directions, SteeringVector
 
 
-class When(NamedTuple):
+class Timing(NamedTuple):
     """At which positions a steer acts, and with which share of its coefficient."""
 
     scope: Scope = EVERYWHERE
@@ -28,7 +28,7 @@ class When(NamedTuple):
     gate: Gate | None = None
 
 
-ALWAYS = When()
+ALWAYS = Timing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +140,8 @@ class Steer:
         return (self.vector, self.gate.threshold.projection.vector) if self.gate else (self.vector,)
 
     @property
-    def when(self) -> When:
-        return When(self.scope, self.schedule, self.gate)
+    def timing(self) -> Timing:
+        return Timing(self.scope, self.schedule, self.gate)
 
     def sites(self) -> dict[Site, int]:
         """The sites at which the steer acts, each with the layer of the vector that it uses there

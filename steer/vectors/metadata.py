@@ -85,7 +85,7 @@ class LayerStatistics(Record, frozen=True):
         return self.norm / self.resid_norm if self.resid_norm else math.nan
 
 
-class Recommended(Record, frozen=True):
+class Recommendation(Record, frozen=True):
     """The settings of a plain `-v NAME`, and the evidence for them.
 
     coefficient: a multiple of the stored vector or, if `unit` is residual, the length of the
@@ -142,7 +142,7 @@ class Metadata(Record, frozen=True):
     read: Read
     contrast: ContrastSummary
     statistics: tuple[LayerStatistics, ...]
-    recommended: Recommended
+    recommended: Recommendation
     description: str = ""
     license: str = ""
     sha256: str = ""

@@ -17,7 +17,7 @@ from steer.distillation.distilled import read_means
 from steer.distillation.lessons import SAMPLED_TOGETHER, log_probs
 from steer.distillation.task import Task
 from steer.evaluation.batches import Text, distance, drift, surprise
-from steer.evaluation.cells import PROMPTED, UNSTEERED, Cell, Steered
+from steer.evaluation.cells import PROMPTED, UNSTEERED, Cell, SteeredCell
 from steer.evaluation.scoring import score
 from steer.evaluation.written import lesson_text
 from steer.generate.apply import Sampling, continue_ids
@@ -117,7 +117,7 @@ def at_words(
 
 
 @dataclass
-class Elsewhere:
+class RemoteModel:
     """Texts of the model's own that a tag is not about: requests answered and refused, and texts
     under tags of other kinds.
     """
@@ -172,13 +172,15 @@ def nats(task: Task, steer: Steer) -> dict[str, Any]:
     each place of the tag's own texts: so their difference has little noise.
     """
     texts = [lesson_text(one) for one in task.texts.held_out]
-    base, tag, edit = score(task.model, texts, [UNSTEERED, PROMPTED, Steered((steer,))], surprise)
+    base, tag, edit = score(
+        task.model, texts, [UNSTEERED, PROMPTED, SteeredCell((steer,))], surprise
+    )
     more = {"edit": edit - base, "tag": tag - base, "between": edit - tag}
     return {"nats": {name: per_token(sums, texts) for name, sums in more.items()}}
 
 
 def harm(model: Model, texts: Sequence[Text], steer: Steer) -> dict[str, Any]:
-    tag, edit = score(model, texts, [PROMPTED, Steered((steer,))], drift)
+    tag, edit = score(model, texts, [PROMPTED, SteeredCell((steer,))], drift)
     return {"harm": {"edit": per_token(edit, texts), "tag": per_token(tag, texts)}}
 
 
@@ -192,7 +194,7 @@ def mean_differences(task: Task, other: Sequence[Text], steer: Steer) -> dict[st
         read_means(model, [(getattr(one, side), one.n) for one in task.texts.lessons], sites)[0]
         for side in ("conditioned", "baseline")
     )
-    cells: list[Cell] = [UNSTEERED, Steered((steer,))]
+    cells: list[Cell] = [UNSTEERED, SteeredCell((steer,))]
     names = []
     for index, site in enumerate(sites):
         direction = (positive - negative)[:, index].mean(0, keepdims=True).astype(np.float32)

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 sys.path.append(str(Path(__file__).parent))
-from beside import Elsewhere, harm, mean_differences, nats, shares
+from beside import RemoteModel, harm, mean_differences, nats, shares
 
 from steer.distillation.distill import fit
 from steer.distillation.lessons import Conditions
@@ -59,7 +59,9 @@ EDITS = ("8:best", "16:all", "0:best")
 STORY_EDITS = ("16:best", "16:all")
 
 
-def pieces(elsewhere: Elsewhere, condition: str, edits: Sequence[str]) -> Iterator[dict[str, Any]]:
+def pieces(
+    elsewhere: RemoteModel, condition: str, edits: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     """What is measured of a condition, an edit at a time."""
     model = elsewhere.model
     start = time.process_time()
@@ -177,7 +179,7 @@ def main() -> None:
         left = [edit for edit in edits if (condition, edit) not in done]
         if not left or time.monotonic() - start > 60 * args.minutes:
             continue
-        elsewhere = elsewhere or Elsewhere(load(ModelSource(args.story_model or "pocket")))
+        elsewhere = elsewhere or RemoteModel(load(ModelSource(args.story_model or "pocket")))
         for row in pieces(elsewhere, condition, left):
             with args.out.open("a") as file:
                 file.write(json.dumps(row) + "\n")

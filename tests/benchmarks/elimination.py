@@ -30,7 +30,7 @@ from steer.contrasts.prompts import OPENINGS, QUESTIONS
 from steer.contrasts.records import records
 from steer.evaluation.bench import bench, journal, run
 from steer.evaluation.task import Task
-from steer.evaluation.written import Writing
+from steer.evaluation.written import TextSettings
 from steer.measures.elimination import contenders, looks, n_looks
 from steer.measures.grids import (
     PILOT,
@@ -63,7 +63,7 @@ def scored(model: Model, kind: str, value: str) -> Scores:
         columns = default_coefficients(vector)
         rows += [GridRow(vector, (layer,), columns, method) for layer in vector.metadata.layers]
     held_out = heldout.read(records(others.read_bytes(), others.name))
-    texts = bench(model, Task(held_out, Writing(tuple(OPENINGS))), lambda what, n: None)
+    texts = bench(model, Task(held_out, TextSettings(tuple(OPENINGS))), lambda what, n: None)
     *_, scores = run(texts, Grid(tuple(rows)), Journal(None))
     return scores
 
@@ -101,8 +101,8 @@ def played_with_layers(scores: Scores) -> tuple[float, float]:
     share, n_scored = played(rows_of(scores, rows))
     kept = share * best(rows_of(scores, rows)) / best(scores)
     n_cells = scores.effect.shape[0] * scores.effect.shape[1]
-    probed = len(scores.effect) * len(PILOT) * len(items)
-    return kept, (probed / n + n_scored * len(rows) * scores.effect.shape[1]) / n_cells
+    tested = len(scores.effect) * len(PILOT) * len(items)
+    return kept, (tested / n + n_scored * len(rows) * scores.effect.shape[1]) / n_cells
 
 
 def on_a_chat_model(path: str, vector_path: str, pairs: str, n_replays: int) -> None:
@@ -113,7 +113,7 @@ def on_a_chat_model(path: str, vector_path: str, pairs: str, n_replays: int) -> 
     rows = [GridRow(vector, (one,), columns, "vector") for one in vector.metadata.layers]
     held_out = heldout.read(records(Path(pairs).read_bytes(), pairs), chat=True)
     n = len(held_out.all_texts) // 2
-    writing = Writing(QUESTIONS, chat=True, samples=n, max_tokens=32)
+    writing = TextSettings(QUESTIONS, chat=True, samples=n, max_tokens=32)
     texts = bench(model, Task(held_out, writing), lambda what, n: None)
     grid = Grid(tuple(rows))
     kept = journal(model, grid, texts)

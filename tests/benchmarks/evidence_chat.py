@@ -35,11 +35,11 @@ from steer.base.intervals import Interval, mean, plain, rate, ratio, share_of_ga
 from steer.contrasts.prompts import OTHER_QUESTIONS
 from steer.distillation.lessons import Conditions
 from steer.evaluation.batches import Text, distance, drift, log_prob
-from steer.evaluation.cells import PROMPTED, UNSTEERED, Cell, Steered
+from steer.evaluation.cells import PROMPTED, UNSTEERED, Cell, SteeredCell
 from steer.evaluation.scoring import Nats, extra, score, scored
 from steer.evaluation.written import (
-    Writing,
-    Written,
+    GeneratedText,
+    TextSettings,
     lesson_text,
     own_texts,
     write_conditioned,
@@ -69,7 +69,7 @@ class Bench:
     def __init__(self, model: Model, trait: str, samples: int, max_tokens: int) -> None:
         self.model, self.trait, self.inner = model, trait, model.inner
         questions = OTHER_QUESTIONS[: min(samples, len(OTHER_QUESTIONS))]
-        self.writing = Writing(
+        self.writing = TextSettings(
             questions, Conditions(CONDITIONS[trait], "", chat=True), chat=True, samples=samples,
             max_tokens=max_tokens,
         )  # fmt: skip
@@ -80,11 +80,11 @@ class Bench:
         self.base_nats = self.nats(self.written)
         self.base_distance = self._sums(self.conditioned, UNSTEERED, distance)
 
-    def answers(self, *steers: Steer) -> list[Written]:
+    def answers(self, *steers: Steer) -> list[GeneratedText]:
         [written] = write_together(self.inner, self.writing, [steers], temperature=TEMPERATURE)
         return written
 
-    def nats(self, written: Sequence[Written]) -> Nats:
+    def nats(self, written: Sequence[GeneratedText]) -> Nats:
         """Nats of each answer's tokens under the unsteered model, and their number."""
         texts = [one.scored for one in written]
         counts = np.array([float(len(text.scored)) for text in texts])
@@ -96,7 +96,7 @@ class Bench:
     def steered(self, steer: Steer) -> dict[str, Any]:
         """The numbers of a row under a steer."""
         written = self.answers(steer)
-        cell = Steered((steer,))
+        cell = SteeredCell((steer,))
         found = self.of_texts(self._decoded(written), [one.own for one in written])
         left = self._sums(self.conditioned, cell, distance)
         drifts = self._sums(self.own, cell, drift)
@@ -119,7 +119,7 @@ class Bench:
         [written] = write_together(self.inner, asked, [()], temperature=TEMPERATURE)
         # The same answers after the questions alone.
         bare = [
-            Written((*before.ids[: len(before.ids) - before.n], *one.own), one.n)
+            GeneratedText((*before.ids[: len(before.ids) - before.n], *one.own), one.n)
             for before, one in zip(self.written, written, strict=True)
         ]
         found = self.of_texts(self._decoded(written), [one.own for one in written])
@@ -158,7 +158,7 @@ class Bench:
     def _sums(self, texts: Sequence[Text], cell: Cell, measure: Any) -> Any:
         return scored(self.inner, texts, [cell], measure).sums[0]
 
-    def _decoded(self, written: Sequence[Written]) -> list[str]:
+    def _decoded(self, written: Sequence[GeneratedText]) -> list[str]:
         return [self.inner.decode(one.own) for one in written]
 
 

@@ -27,7 +27,7 @@ from steer.distillation.recovery import token_kl
 from steer.evaluation.batches import Text
 from steer.evaluation.bench import Array, Bench, bench, run
 from steer.evaluation.task import Task
-from steer.evaluation.written import Writing
+from steer.evaluation.written import TextSettings
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.measures.grids import Grid, GridRow, Scores, default_coefficients
@@ -111,7 +111,7 @@ def main() -> None:
     print("tokens  one at a time  sweep  ratio scored  exhaustive  ratio")
     for length in LENGTHS:
         conditions = Conditions(CONDITION, "", chat=False)
-        writing = Writing((PROMPT,), conditions, samples=TEXTS, max_tokens=length)
+        writing = TextSettings((PROMPT,), conditions, samples=TEXTS, max_tokens=length)
         texts = bench(model, Task(HeldOut(), writing), lambda what, n: None)
         swept(texts, Grid(grid.rows[:1]), None)  # what is tried once for a model
         compared(texts, grid)

@@ -28,7 +28,7 @@ def _steer(server: Server, steering: Steering) -> Outcome:
         {"vllm_xargs": {"hotwire": listed}, "cache_salt": salt(listed)},
         notes=(
             f"it steers only if its folder HOTWIRE_VECTORS has the same vectors as {names}, and"
-            " says nothing otherwise: probe it",
+            " says nothing otherwise: test it with `steer check-server`",
         ),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from steer.formats.builtin import ibm_svec
-from steer.formats.imported import Imported
+from steer.formats.imported import ImportedVector
 from steer.formats.registry import Format
 from steer.formats.source import Options, Source
 
@@ -12,7 +12,7 @@ def _detect(source: Source) -> bool:
     return ibm_svec.is_nested(source.json())
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     return ibm_svec.read(
         source.json(),
         str(source),

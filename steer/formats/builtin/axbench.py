@@ -8,7 +8,7 @@ import numpy as np
 
 from steer.base.errors import VectorError
 from steer.formats.bare import table
-from steer.formats.imported import Imported
+from steer.formats.imported import ImportedVector
 from steer.formats.registry import Format
 from steer.formats.source import Options, Source
 
@@ -20,7 +20,7 @@ def _detect(source: Source) -> bool:
     return isinstance(content, np.ndarray) and content.ndim == 2
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     content = source.pickled()
     if not isinstance(content, np.ndarray):
         raise VectorError(f"{source} is not a table of concepts")

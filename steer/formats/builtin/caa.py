@@ -13,7 +13,7 @@ import numpy as np
 from steer.base.errors import UsageError, VectorError
 from steer.formats.bare import table
 from steer.formats.choosing import choose
-from steer.formats.imported import Imported, checked_directions, shortened
+from steer.formats.imported import ImportedVector, checked_directions, shortened
 from steer.formats.registry import Format
 from steer.formats.source import FOLDER, Options, Source
 
@@ -26,7 +26,7 @@ def _detect(source: Source) -> bool:
     return bool(_NAME.fullmatch(source.name)) and isinstance(source.pickled(), np.ndarray)
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     subject = str(source)
     if source.is_folder:
         names, model = _of_one_model(source.files(), options, subject)
@@ -42,7 +42,7 @@ def _read(source: Source, options: Options) -> Imported:
             f"the name {source.name} has no layer, as in vec_layer_14.pt", hint="pass --layer N"
         )
     rows = [(layer, np.squeeze(source.pickled(name))) for layer, name in sorted(names.items())]
-    return Imported(
+    return ImportedVector(
         checked_directions(rows, subject),
         convention="the file name gives the layer: it was measured at the output of that block,"
         " where CAA and EasyEdit add it",

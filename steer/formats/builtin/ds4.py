@@ -16,7 +16,7 @@ from steer.formats.imported import (
     MAX_LAYERS,
     MAX_WIDTH,
     UNIT_TOLERANCE,
-    Imported,
+    ImportedVector,
     checked_directions,
     norm,
     projection,
@@ -31,7 +31,7 @@ _FORMAT = "ds4-directional-steering-v1"
 _SITES: dict[str, SiteName] = {"ffn_out": "mlp_out", "attn_out": "attn_out"}
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     subject = str(source)
     sidecar = PurePath(source.name).stem + ".json"
     if not source.has(sidecar):
@@ -69,7 +69,7 @@ def _read(source: Source, options: Options) -> Imported:
     off = any(abs(length - 1) > UNIT_TOLERANCE for length in lengths.values())
     strengths = {layer: (lengths[layer] ** 2 if off else 1.0,) for layer in bases}
     out = projection(bases, strengths, 1.0)
-    return Imported(
+    return ImportedVector(
         out.directions,
         convention="row N is layer N, counted from 0",
         site=_SITES[component],

@@ -21,7 +21,7 @@ from steer.formats.builtin import llama_cpp
 from steer.formats.gguf import Gguf
 from steer.formats.imported import (
     UNIT_TOLERANCE,
-    Imported,
+    ImportedVector,
     checked_directions,
     coefficient_of,
     layer_number,
@@ -114,7 +114,7 @@ def _detect(source: Source) -> bool:
     return any(key.partition(".")[0] in _PREFIXES for key in source.gguf().values)
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     file, subject = source.gguf(), str(source)
     keys = _Keys(file, subject)
     project = keys.one_of("mode", {"add": False, "project": True}, "add")
@@ -135,7 +135,7 @@ def _read(source: Source, options: Options) -> Imported:
         if rank > 1 or scaled:
             raise VectorError(f"{subject} adds, and has a rank or scales, which only project has")
         rows = {number: basis[0] for number, basis in bases.items()}
-        return Imported(
+        return ImportedVector(
             checked_directions(rows.items(), subject),
             convention=convention,
             site=site,
@@ -153,7 +153,7 @@ def _read(source: Source, options: Options) -> Imported:
         _check_orthonormal(keys, bases, subject)
     strengths = _strengths(keys, bases, rank)
     out = projection(bases, strengths, alpha)
-    return Imported(
+    return ImportedVector(
         out.directions,
         convention=convention,
         site=site,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from steer.base.errors import VectorError
-from steer.formats.imported import Imported, checked_directions, coefficient_of, shortened
+from steer.formats.imported import ImportedVector, checked_directions, coefficient_of, shortened
 from steer.formats.registry import Format
 from steer.formats.source import Options, Source
 
@@ -34,7 +34,7 @@ def _detect(source: Source) -> bool:
     return _entry(source) is not None
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     subject, listing, content = str(source), _entry(source), source.pickled()
     if listing is None:
         raise VectorError(f"{subject} is not in a {_MANIFEST} beside it")
@@ -48,7 +48,7 @@ def _read(source: Source, options: Options) -> Imported:
         raise VectorError(f"{subject}: its recommended_layer is {shortened(layer)}")
     alpha = entry.get("recommended_alpha")
     model = manifest.get("model")
-    return Imported(
+    return ImportedVector(
         checked_directions(enumerate(content), subject),
         convention="row N is added at the output of block N, where hidden-directions adds it",
         coefficient=1.0 if alpha is None else coefficient_of(alpha, subject, "recommended_alpha"),

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from steer.base.errors import VectorError
-from steer.formats.imported import Imported, checked_directions, layer_number, shortened
+from steer.formats.imported import ImportedVector, checked_directions, layer_number, shortened
 from steer.formats.registry import Format, Outgoing, Writer
 from steer.formats.source import Options, Source
 
@@ -22,7 +22,7 @@ def is_nested(raw: Any) -> bool:
     return isinstance(first, list) and bool(first) and isinstance(first[0], list)
 
 
-def read(raw: Any, subject: str, convention: str) -> Imported:
+def read(raw: Any, subject: str, convention: str) -> ImportedVector:
     """The rows of either tool's JSON.
 
     Raises:
@@ -44,14 +44,14 @@ def read(raw: Any, subject: str, convention: str) -> Imported:
             values = values[0]
         rows.append((layer, values))
     model = raw.get("model_type")
-    return Imported(
+    return ImportedVector(
         checked_directions(rows, subject),
         convention=convention,
         model=shortened(model) if isinstance(model, str) else "",
     )
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     return read(
         source.json(),
         str(source),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from steer.formats.builtin import llama_cpp
-from steer.formats.imported import Imported
+from steer.formats.imported import ImportedVector
 from steer.formats.registry import Format
 from steer.formats.source import Options, Source
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     file, subject = source.gguf(), str(source)
-    return Imported(
+    return ImportedVector(
         llama_cpp.numbered(file, subject),
         shift=-1,
         convention="direction.N was measured at block N-1 and goes there; llama.cpp adds it at"

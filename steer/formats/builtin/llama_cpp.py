@@ -9,7 +9,7 @@ from __future__ import annotations
 from steer.base.errors import VectorError
 from steer.formats import gguf
 from steer.formats.gguf import Gguf
-from steer.formats.imported import Imported, checked_directions, layer_number, shortened
+from steer.formats.imported import ImportedVector, checked_directions, layer_number, shortened
 from steer.formats.registry import Format, Outgoing, Writer
 from steer.formats.source import Options, Source
 from steer.vectors.sites import format_layers, listed
@@ -70,7 +70,7 @@ def check_meaning(file: Gguf, subject: str, options: Options) -> tuple[str, ...]
     return (f"ignored keys: {listed(shortened(key) for key in unknown[:5])}",) if unknown else ()
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     file, subject = source.gguf(), str(source)
     notes = check_meaning(file, subject, options)
     count = file.values.get("controlvector.layer_count")
@@ -84,7 +84,7 @@ def _read(source: Source, options: Options) -> Imported:
             "if it is one of jukofyork's pairs (AXIS__debias, AXIS__POLE), it was measured one"
             " block earlier: --format=jukofyork places it there",
         )
-    return Imported(
+    return ImportedVector(
         numbered(file, subject),
         convention="direction.N belongs at the output of block N, where llama.cpp adds it",
         model=model_hint(file),

@@ -12,7 +12,7 @@ import numpy as np
 
 from steer.base.errors import VectorError
 from steer.formats.imported import (
-    Imported,
+    ImportedVector,
     checked_row,
     coefficient_of,
     norm,
@@ -38,7 +38,7 @@ def _detect(source: Source) -> bool:
     return bool(_entries(source.pickled()))
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     subject, entries = str(source), _entries(source.pickled())
     vectors, coefficients, ops = {}, set(), set()
     for name, entry in entries.items():
@@ -61,7 +61,7 @@ def _read(source: Source, options: Options) -> Imported:
             hint="convert one entry at a time",
         )
     read = by_name(vectors, subject)
-    return Imported(
+    return ImportedVector(
         read.directions,
         convention=read.convention,
         site=read.site,

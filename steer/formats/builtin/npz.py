@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from steer.base.errors import UsageError, VectorError
 from steer.formats import arrays, bare
-from steer.formats.imported import Imported, checked_directions, shortened
+from steer.formats.imported import ImportedVector, checked_directions, shortened
 from steer.formats.registry import Format, Outgoing, Writer
 from steer.formats.source import Options, Source
 from steer.vectors.sites import STREAM_SITES, SiteName
@@ -18,7 +18,7 @@ from steer.vectors.sites import STREAM_SITES, SiteName
 _MEMBERS = {"directions", "layers", "site"}
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     named, subject = source.npz(), str(source)
     if set(named) == _MEMBERS:
         if options.row is not None or options.pick is not None:
@@ -27,7 +27,7 @@ def _read(source: Source, options: Options) -> Imported:
     return bare.tree(dict(named), subject, options)
 
 
-def _ours(named: Mapping[str, NDArray[Any]], subject: str, options: Options) -> Imported:
+def _ours(named: Mapping[str, NDArray[Any]], subject: str, options: Options) -> ImportedVector:
     layers, directions = named["layers"], named["directions"]
     if layers.ndim != 1 or layers.dtype.kind not in "iu" or directions.ndim != 2:
         raise VectorError(f"{subject}: layers must be [n] integers, directions [n, d_model]")
@@ -35,7 +35,7 @@ def _ours(named: Mapping[str, NDArray[Any]], subject: str, options: Options) -> 
         raise VectorError(f"{subject} has {len(layers)} layers and {len(directions)} directions")
     if options.layers is not None:
         raise UsageError(f"{subject} records its own layers", hint="leave --layer out")
-    return Imported(
+    return ImportedVector(
         checked_directions(zip(layers.tolist(), directions, strict=True), subject),
         convention="layers are blocks, counted from 0",
         site=_site(str(named["site"]), subject),

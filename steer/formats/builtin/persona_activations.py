@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from steer.base.errors import UsageError, VectorError
-from steer.formats.imported import Imported, checked_directions, coefficient_of, shortened
+from steer.formats.imported import ImportedVector, checked_directions, coefficient_of, shortened
 from steer.formats.registry import Format
 from steer.formats.source import Options, Source
 from steer.vectors.vector import Directions
@@ -27,7 +27,7 @@ def _detect(source: Source) -> bool:
     return set(arrays) == {_NAME} and arrays[_NAME].ndim == 2
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     subject = str(source)
     if _VECTOR in source.tensors().arrays:
         return _steering_vector(source, options)
@@ -44,14 +44,14 @@ def _read(source: Source, options: Options) -> Imported:
         (number, row.astype(np.float64) - theirs[number].astype(np.float64))
         for number, row in ours.items()
     ]
-    return Imported(
+    return ImportedVector(
         checked_directions(differences, subject),
         convention="row N is the output of block N",
         notes=(f"the baseline, {baseline.name}, was subtracted from every row",),
     )
 
 
-def _steering_vector(source: Source, options: Options) -> Imported:
+def _steering_vector(source: Source, options: Options) -> ImportedVector:
     """A vector at one layer, which the package adds there at every new token."""
     subject = str(source)
     if options.minus is not None:
@@ -66,7 +66,7 @@ def _steering_vector(source: Source, options: Options) -> Imported:
         raise VectorError(f"{subject} needs a {_METADATA} beside it that states its layer")
     alpha = stated.get("suggested_alpha", 1.0)
     model = stated.get("model_id")
-    return Imported(
+    return ImportedVector(
         checked_directions([(layer, array[0, 0])], subject),
         convention="`layer` is a block, whose output was read",
         coefficient=coefficient_of(alpha, f"{subject}, {_METADATA}", "suggested_alpha"),

@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from steer.base.errors import VectorError
-from steer.formats.imported import Imported, checked_directions
+from steer.formats.imported import ImportedVector, checked_directions
 from steer.formats.registry import Format
 from steer.formats.source import Options, Source
 
@@ -18,11 +18,11 @@ def _detect(source: Source) -> bool:
     return bool(_NAME.fullmatch(source.name)) and isinstance(source.pickled(), np.ndarray)
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     subject, content = str(source), source.pickled()
     if not isinstance(content, np.ndarray) or content.ndim != 2 or len(content) < 2:
         raise VectorError(f"{subject} is not [layers + 1, d_model]")
-    return Imported(
+    return ImportedVector(
         checked_directions([(n, content[n]) for n in range(1, len(content))], subject),
         shift=-1,
         convention="row N was measured at the output of block N-1, where persona_vectors adds it",

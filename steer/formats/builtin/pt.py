@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from steer.formats import bare
-from steer.formats.imported import Imported
+from steer.formats.imported import ImportedVector
 from steer.formats.registry import Format
 from steer.formats.source import Options, Source
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     return bare.tree(source.pickled(), str(source), options)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from steer.base.errors import UsageError, VectorError
 from steer.formats.bare import table
-from steer.formats.imported import Imported, checked_directions
+from steer.formats.imported import ImportedVector, checked_directions
 from steer.formats.registry import Format
 from steer.formats.source import Options, Source
 
@@ -27,7 +27,7 @@ def _detect(source: Source) -> bool:
     return False
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     subject, content = str(source), source.pickled()
     if not isinstance(content, np.ndarray):
         raise VectorError(f"{subject} holds no single vector")
@@ -41,7 +41,7 @@ def _read(source: Source, options: Options) -> Imported:
         directions = checked_directions([(_layer(source), np.squeeze(content))], subject)
         where = _METADATA
     layer = next(iter(directions))
-    return Imported(
+    return ImportedVector(
         directions,
         # The input of block 0 is not the output of a block.
         shift=-1 if layer else 0,

@@ -14,7 +14,7 @@ import numpy as np
 
 from steer.base.errors import VectorError
 from steer.formats.choosing import choose
-from steer.formats.imported import Imported, checked_directions, checked_row, shortened
+from steer.formats.imported import ImportedVector, checked_directions, checked_row, shortened
 from steer.formats.registry import Format
 from steer.formats.source import FOLDER, Options, Source
 
@@ -29,7 +29,7 @@ def _detect(source: Source) -> bool:
     return isinstance(content, Mapping) and set(content) >= _KEYS
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     subject = str(source)
     names = [""]
     if source.is_folder:
@@ -42,7 +42,7 @@ def _read(source: Source, options: Options) -> Imported:
     modes = {mode for _, _, mode, _ in probes}
     if len(modes) > 1:
         raise VectorError(f"{subject} has probes of the prompt and of new tokens")
-    return Imported(
+    return ImportedVector(
         checked_directions([(layer, row) for layer, row, _, _ in probes], subject),
         convention="`layer` is a block, whose output was read",
         op="ablate",

@@ -6,7 +6,7 @@ import hashlib
 from typing import Any
 
 from steer.base.errors import VectorError
-from steer.formats.imported import Imported, checked_directions, shortened
+from steer.formats.imported import ImportedVector, checked_directions, shortened
 from steer.formats.registry import Format
 from steer.formats.source import FOLDER, Options, Source
 from steer.vectors.sites import STREAM_SITES, SiteName
@@ -27,7 +27,7 @@ def _detect(source: Source) -> bool:
     return isinstance(manifest, dict) and "artifact_type" in manifest
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     subject = str(source)
     _verify(source)
     manifest = source.json(_MANIFEST)
@@ -51,7 +51,7 @@ def _read(source: Source, options: Options) -> Imported:
     layer, site = _layer_and_site(manifest.get("site"), subject)
     model = manifest.get("model")
     stated = model.get("id") if isinstance(model, dict) else None
-    return Imported(
+    return ImportedVector(
         checked_directions([(layer, row)], subject),
         convention=f"its site is {site} of block {layer}",
         site=site,

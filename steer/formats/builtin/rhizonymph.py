@@ -13,7 +13,7 @@ from typing import Any
 
 from steer.base.errors import VectorError
 from steer.formats.imported import (
-    Imported,
+    ImportedVector,
     checked_directions,
     checked_row,
     coefficient_of,
@@ -50,7 +50,7 @@ def _detect(source: Source) -> bool:
     return any(isinstance(tier, dict) and bool(tier) and set(tier) <= hooks for tier in tiers)
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     raw, subject = _tiers(source), str(source)
     known = {*_TIERS, *_CLAMPS, *_ASIDE}
     if unknown := [shortened(key) for key in raw if key not in known]:
@@ -81,7 +81,7 @@ def _read(source: Source, options: Options) -> Imported:
         )
         scale = 1.0
     part = "the prompt" if tier.startswith("prefill") else "new tokens"
-    return Imported(
+    return ImportedVector(
         directions,
         convention=f"layer N is {hook} of block N",
         site=_SITES[hook],

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from steer.base.errors import UsageError, VectorError
-from steer.formats.imported import Imported, checked_directions, shortened
+from steer.formats.imported import ImportedVector, checked_directions, shortened
 from steer.formats.keys import site_of
 from steer.formats.registry import Format
 from steer.formats.source import Options, Source
@@ -134,7 +134,7 @@ def _detect(source: Source) -> bool:
     return _decoder(_content(source)) is not None
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     subject = str(source)
     content = _content(source)
     decoder = _decoder(content)
@@ -163,7 +163,7 @@ def _read(source: Source, options: Options) -> Imported:
         raise UsageError(f"{subject} does not say at which layer it belongs", hint="say --layer N")
     if options.encoder:
         direction, sides, note = _gate(source, content, name, options.row, layer)
-        return Imported(
+        return ImportedVector(
             checked_directions([(layer, direction)], subject),
             convention=f"row {options.row} of the encoder; {assumption}",
             site=site,
@@ -171,7 +171,7 @@ def _read(source: Source, options: Options) -> Imported:
             notes=(note,),
             sides={layer: sides},
         )
-    return Imported(
+    return ImportedVector(
         checked_directions([(layer, _direction(content, name, options.row))], subject),
         convention=f"row {options.row} of the decoder; {assumption}",
         site=site,

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from steer.base.errors import VectorError
 from steer.formats.choosing import choose
 from steer.formats.imported import (
-    Imported,
+    ImportedVector,
     checked_directions,
     checked_row,
     coefficient_of,
@@ -59,7 +59,7 @@ def _detect(source: Source) -> bool:
     )
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     subject = str(source)
     name = ""
     if source.is_folder:
@@ -96,7 +96,7 @@ def _read(source: Source, options: Options) -> Imported:
     coefficient = _GAIN * _DEFAULT_COEFFICIENT / float(np.mean(lengths)) if lengths else 1.0
     labels = stated.get("node_labels")
     pole = labels[0] if isinstance(labels, list) and labels else "its first pole"
-    return Imported(
+    return ImportedVector(
         checked_directions(rows, subject),
         convention="layer L is the output of block L; directions lead to the first pole",
         coefficient=coefficient_of(coefficient, subject, "strength"),

@@ -20,7 +20,7 @@ from steer.base.strict_json import load_strict_json
 from steer.formats import tensors
 from steer.formats.choosing import choose
 from steer.formats.imported import (
-    Imported,
+    ImportedVector,
     checked_directions,
     coefficient_of,
     layer_number,
@@ -61,7 +61,7 @@ class _Use:
     notes: tuple[str, ...] = ()
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     subject = str(source)
 
     def content(path: str) -> bytes:
@@ -104,7 +104,7 @@ def _read(source: Source, options: Options) -> Imported:
     model = manifest.get("model")
     model_ref = model.get("ref") if isinstance(model, dict) else None
     scope = f"/{_SCOPES[use.scope]}" if use.scope in _SCOPES else "/ and a scope"
-    return Imported(
+    return ImportedVector(
         directions,
         convention=f"layer N is used at its {use.hook.removeprefix('layer_')}",
         site=_SITES[use.hook],

@@ -7,7 +7,7 @@ import re
 from steer.base.errors import VectorError
 from steer.base.strict_json import load_strict_json
 from steer.formats.imported import (
-    Imported,
+    ImportedVector,
     checked_directions,
     coefficient_of,
     layer_number,
@@ -25,7 +25,7 @@ def _detect(source: Source) -> bool:
     return "cfg" in source.tensors().texts
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     file, subject = source.tensors(), str(source)
     settings = load_strict_json(file.texts.get("cfg", "null"), f"{subject}, cfg")
     if not isinstance(settings, dict):
@@ -46,7 +46,7 @@ def _read(source: Source, options: Options) -> Imported:
             f"{subject}: steering-lite's method {shortened(method)} is not known",
             hint=f"{', '.join(_ADDED)} are known; --pick NAME --layer N reads only the numbers",
         )
-    return Imported(
+    return ImportedVector(
         checked_directions(rows, subject),
         convention="layer N was measured at the output of block N, where steering-lite adds it",
         coefficient=coefficient_of(settings.get("coeff", 1.0), subject, "coeff"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from steer.base.errors import UsageError, VectorError
 from steer.formats.choosing import choose
 from steer.formats.imported import (
-    Imported,
+    ImportedVector,
     checked_directions,
     checked_row,
     coefficient_of,
@@ -25,7 +25,7 @@ def _detect(source: Source) -> bool:
     return "schema_version" in texts and "n_total_layers" in texts and "hook_site" in texts
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     file, subject = source.tensors(), str(source)
     texts = file.texts
     if texts.get("schema_version") not in _SCHEMAS:
@@ -51,7 +51,7 @@ def _read(source: Source, options: Options) -> Imported:
     stated = texts.get("auto_alpha", "")
     # The output of the embeddings is the input of block 0.
     place: SiteName = "resid_pre" if layer < 0 else site
-    return Imported(
+    return ImportedVector(
         checked_directions([(max(layer, 0), row)], subject),
         convention=f"layer {layer} is "
         + ("the embeddings, the input of block 0" if layer < 0 else f"{place} of that block"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from steer.base.errors import VectorError
-from steer.formats.imported import Imported, checked_directions, shortened
+from steer.formats.imported import ImportedVector, checked_directions, shortened
 from steer.formats.registry import Format
 from steer.formats.source import Options, Source
 
@@ -13,7 +13,7 @@ def _detect(source: Source) -> bool:
     return isinstance(raw, dict) and raw.get("product") == "ster"
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     raw, subject = source.json(), str(source)
     if not isinstance(raw, dict) or raw.get("product") != "ster":
         raise VectorError(f"{subject} is not ster's: its JSON does not say product ster")
@@ -33,7 +33,7 @@ def _read(source: Source, options: Options) -> Imported:
     if raw.get("hidden_size") != len(next(iter(directions.values()))):
         raise VectorError(f"{subject}: its vectors are not as long as its hidden_size says")
     model = raw.get("model")
-    return Imported(
+    return ImportedVector(
         directions,
         convention="layer N was measured at the output of block N, where ster adds it",
         model=shortened(model) if isinstance(model, str) else "",

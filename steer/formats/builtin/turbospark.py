@@ -6,7 +6,7 @@ import numpy as np
 
 from steer.base.errors import VectorError
 from steer.formats.builtin import llama_cpp
-from steer.formats.imported import Imported, projection, shortened, unit
+from steer.formats.imported import ImportedVector, projection, shortened, unit
 from steer.formats.registry import Format
 from steer.formats.source import Options, Source
 
@@ -18,7 +18,7 @@ def _detect(source: Source) -> bool:
     return _MODE in values or _BASE in values
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     file, subject = source.gguf(), str(source)
     for key in file.values:
         if key.startswith("turbospark.") and key not in (_MODE, _BASE):
@@ -35,7 +35,7 @@ def _read(source: Source, options: Options) -> Imported:
         bases = {n: np.stack([unit(row, f"{subject}, layer {n}")]) for n, row in rows.items()}
         out = projection(bases, dict.fromkeys(bases, (1.0,)), 1.0)
         directions, op = out.directions, out.op
-    return Imported(
+    return ImportedVector(
         directions,
         convention=f"{_BASE} is {first}: direction.1 belongs to block {first}",
         shift=first - 1,

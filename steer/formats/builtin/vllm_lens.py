@@ -14,7 +14,7 @@ import numpy as np
 
 from steer.base.errors import VectorError
 from steer.base.strict_json import load_strict_json
-from steer.formats.imported import Imported, checked_directions, coefficient_of, shortened
+from steer.formats.imported import ImportedVector, checked_directions, coefficient_of, shortened
 from steer.formats.registry import Format, Outgoing, Writer
 from steer.formats.source import Options, Source
 
@@ -31,7 +31,7 @@ def _detect(source: Source) -> bool:
     return isinstance(_field(source), str)
 
 
-def _read(source: Source, options: Options) -> Imported:
+def _read(source: Source, options: Options) -> ImportedVector:
     subject, field = str(source), _field(source)
     vectors = load_strict_json(field, f"{subject}, {_FIELD}") if isinstance(field, str) else None
     if not isinstance(vectors, list) or len(vectors) != 1 or not isinstance(vectors[0], dict):
@@ -54,7 +54,7 @@ def _read(source: Source, options: Options) -> Imported:
     rows = numbers.reshape(len(layers), -1)
     if stored.get("shape") != list(rows.shape):
         raise VectorError(f"{subject} says another shape than {list(rows.shape)}")
-    return Imported(
+    return ImportedVector(
         checked_directions(zip(layers, rows, strict=True), subject),
         convention="layer N is the output of block N, where vllm-lens adds it",
         coefficient=coefficient_of(vector.get("scale", 1.0), subject, "scale"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from steer.methods.method import DistillMethod, Fitted
+from steer.methods.method import DistillMethod, FittedEdit
 
 if TYPE_CHECKING:
     from steer.base.progress import Progress
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from steer.distillation.task import Task
 
 
-def compute(task: Task, settings: DistillSettings, progress: Progress) -> Fitted:
+def compute(task: Task, settings: DistillSettings, progress: Progress) -> FittedEdit:
     """Begin at the regression, and descend the divergence from the conditioned model."""
     from steer.distillation.descent import descended
     from steer.distillation.regress import RIDGES, regress
@@ -24,16 +24,16 @@ def compute(task: Task, settings: DistillSettings, progress: Progress) -> Fitted
     edits, ridge = regress(task, settings, progress, ranks=(RANK,), ridges=RIDGES[:1])
     task.prepare(edits, progress)
     _, best_step = descended(task, edits, settings.schedule, "descending", progress)
-    return Fitted(edits, ridge=ridge, best_step=best_step)
+    return FittedEdit(edits, ridge=ridge, best_step=best_step)
 
 
-def pairs(task: Preference, settings: DistillSettings, progress: Progress) -> Fitted:
+def pairs(task: Preference, settings: DistillSettings, progress: Progress) -> FittedEdit:
     """Descend from nothing, at the layers of the settings or at the one that comes furthest in a
     short run."""
     from steer.distillation.search import search
 
     edits, best_step = search(task, settings, progress)
-    return Fitted(edits, best_step=best_step)
+    return FittedEdit(edits, best_step=best_step)
 
 
 METHOD = DistillMethod(

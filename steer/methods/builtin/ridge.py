@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from steer.methods.method import DistillMethod, Fitted
+from steer.methods.method import DistillMethod, FittedEdit
 
 if TYPE_CHECKING:
     from steer.base.progress import Progress
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from steer.distillation.task import Task
 
 
-def compute(task: Task, settings: DistillSettings, progress: Progress) -> Fitted:
+def compute(task: Task, settings: DistillSettings, progress: Progress) -> FittedEdit:
     """Regress what the condition adds to the activations on the activations without it, layer by
     layer; the formulas are in `steer.distillation.ridge`."""
     from steer.distillation.regress import RANKS, regress
 
     edits, ridge = regress(task, settings, progress, ranks=RANKS)
-    return Fitted(edits, ridge=ridge)
+    return FittedEdit(edits, ridge=ridge)
 
 
 METHOD = DistillMethod(

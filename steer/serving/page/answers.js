@@ -9,7 +9,7 @@ const WORDS = {
   strained: "The unsteered model finds this text less likely than its own, or it repeats itself.",
   broken: "The unsteered model finds this text very unlikely, or it repeats itself all the time.",
 };
-const FINISH = { length: "cut off at the most tokens", stopped: "stopped" };
+const FINISH = { length: "cut off there", stopped: "stopped" };
 
 /** The view of one answer. onBranch: called with the index of a token and the token to go on from. */
 export class AnswerView {

@@ -2,7 +2,7 @@
 
 import { get, Refused, setKey } from "./api.js";
 import { announce, byId, dialog, field, h, select } from "./dom.js";
-import { about, can, own, settings, summary, vector } from "./settings.js";
+import { about, active, can, own, settings, summary, vector } from "./settings.js";
 import * as panel from "./panel.js";
 import * as talk from "./conversation.js";
 import { AnswerView, legend } from "./answers.js";
@@ -30,10 +30,10 @@ async function start() {
     else byId("turns").replaceChildren(h("p", { class: "problem", role: "alert" }, error.message));
     return;
   }
-  settings.mode = about.chat && !plainOnly() ? "chat" : "text";
   settings.max_tokens = Math.min(settings.max_tokens, Math.floor((about.context ?? 4096) / 4));
   for (const steer of about.defaults) adopt(steer);
   if (!about.defaults.length && about.vectors.length) own(about.vectors[0].id).on = true;
+  settings.mode = about.chat && !plainOnly() ? "chat" : "text";
   settings.colour = can("watch") ? about.vectors.find((one) => one.watch_layer !== null)?.id ?? "" : "";
   restore();
   if (!about.chat) settings.mode = "text";
@@ -45,13 +45,14 @@ async function start() {
 async function refresh() {
   Object.assign(about, await get("/page/state"));
   if (!about.model) about.model = (await get("/v1/models")).data[0].id;
+  about.source ||= about.model;
   byId("model").textContent = about.model;
   byId("model").title = about.runs_on ?? about.model;
   document.title = `${about.model} · steer`;
 }
 
-/** Whether all vectors were read from texts outside chats. */
-const plainOnly = () => about.vectors.length > 0 && about.vectors.every((one) => !one.read.chat);
+/** Whether what steers at first was read from texts outside chats. */
+const plainOnly = () => active().length > 0 && active().every((name) => !vector(name).read.chat);
 
 /** Switch on what steers every request. */
 function adopt(steer) {
@@ -85,7 +86,7 @@ function askForKey(error) {
 }
 
 function wire() {
-  panel.build(onSettings, { make: () => showMaking(made), save: saveVector, strip: (name) => showStrip(name, byId("message").value || lastPrompt(), take) });
+  panel.build(onSettings, { make: () => showMaking(made, toMessage), save: saveVector, strip: (name) => showStrip(name, byId("message").value || lastPrompt(), take) });
   for (const input of document.querySelectorAll("#mode input")) {
     input.checked = input.value === settings.mode;
     input.disabled = input.value === "chat" && !about.chat;
@@ -135,13 +136,26 @@ function take(name, times) {
   onSettings();
 }
 
-/** A vector was made on this page. */
+/** A vector was made on this page: it alone is on, where texts are of its kind. */
 async function made(name) {
   await refresh();
-  own(name).on = true;
-  if (!settings.colour && vector(name)?.watch_layer !== null) settings.colour = name;
+  for (const one of about.vectors) own(one.id).on = one.id === name;
+  if (vector(name).watch_layer !== null) settings.colour = name;
+  if (about.chat && vector(name).read.chat) settings.mode = "chat";
   panel.draw();
   redraw();
+}
+
+/** Put the panel away where it covers the page, and go to the message. */
+function toMessage() {
+  closePanel();
+  byId("message").focus();
+}
+
+function closePanel() {
+  document.body.classList.remove("panel-open");
+  byId("toggle").setAttribute("aria-expanded", "false");
+  panel.count();
 }
 
 function grow() {
@@ -197,7 +211,7 @@ function empty() {
     ? on ? `The same prompt is answered twice: by the model as it is, and with ${on}. Move the slider, then send.` : "Switch a vector on at the left, then send: the same prompt is answered with it and without."
     : can("make") ? "A vector is a direction in the model that separates two kinds of text. Name the two in words, or show it a few of each." : "Start the server with --vectors FOLDER to have some.";
   const ideas = IDEAS[settings.mode].map((idea) => h("button", { type: "button", class: "idea", on: { click: () => send(idea) } }, idea));
-  const make = !about.vectors.length && can("make") ? h("button", { type: "button", class: "primary", on: { click: () => showMaking(made) } }, "Make a vector") : "";
+  const make = !about.vectors.length && can("make") ? h("button", { type: "button", class: "primary", on: { click: () => showMaking(made, toMessage) } }, "Make a vector") : "";
   byId("turns").replaceChildren(h("div", { class: "welcome" }, h("h2", {}, title), h("p", {}, text), make, h("div", { class: "ideas" }, ...ideas)));
 }
 
@@ -242,9 +256,7 @@ function send(prompt, parent = undefined, seed = settings.seed) {
   const one = talk.add(prompt, parent, seed);
   for (const column of columns) one.answers[column.key] = talk.blank(column);
   byId("message").value = "";
-  document.body.classList.remove("panel-open");
-  byId("toggle").setAttribute("aria-expanded", "false");
-  panel.count();
+  closePanel();
   run(one, columns.map((column) => column.key));
 }
 

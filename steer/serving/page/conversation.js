@@ -129,11 +129,14 @@ export async function write(one, key, onChange, signal) {
   onChange(answer);
 }
 
+/** A note of the server, which advises its clients, as advice for this page. */
+const forPage = (note) => note.replace(/: ask for chat completions$/, ": choose Chat above").replace(/: ask for completions$/, ": choose Text above");
+
 /** Put one event of a stream into an answer. */
 function take(answer, event) {
   if (event.usage) answer.count = event.usage.completion_tokens;
   if (event.steer) {
-    answer.notes = event.steer.notes ?? [];
+    answer.notes = (event.steer.notes ?? []).map(forPage);
     answer.idle = event.steer.idle ?? [];
   }
   const choice = event.choices?.[0];

@@ -2,7 +2,8 @@
 
 import { post, Refused, stream } from "./api.js";
 import { announce, dialog, field, h, short } from "./dom.js";
-import { about } from "./settings.js";
+import { draw } from "./panel.js";
+import { about, vector } from "./settings.js";
 
 const EXAMPLE = [
   ["What a wonderful morning! I could sing.", "What a dreary morning. I could weep."],
@@ -18,10 +19,19 @@ const EXAMPLE = [
   ["Good news came with every post.", "Bad news came with every post."],
   ["It was the happiest summer of their lives.", "It was the loneliest summer of their lives."],
 ];
+/** A name made from a word that no vector or recipe has. */
+function freeName(text) {
+  const base = text.trim().toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "").slice(0, 40);
+  const taken = new Set([...about.vectors, ...about.recipes].map((one) => one.id));
+  let name = base;
+  for (let number = 2; base && taken.has(name); number++) name = `${base}-${number}`;
+  return name;
+}
+
 const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
 
-/** Open the dialog; `made` is called with the name of a vector that is there. */
-export function showMaking(made) {
+/** Open the dialog. made: called with the name of a vector that is there; tryIt: when it is to be tried. */
+export function showMaking(made, tryIt) {
   const name = h("input", { type: "text", required: true, autocomplete: "off", spellcheck: "false", placeholder: "cheerful" });
   const positive = h("textarea", { rows: 8, placeholder: "One text a line" });
   const negative = h("textarea", { rows: 8, placeholder: "Its counterpart, line by line" });
@@ -34,7 +44,7 @@ export function showMaking(made) {
   const example = h("button", { type: "button", class: "quiet", on: { click: () => {
     positive.value = EXAMPLE.map((pair) => pair[0]).join("\n");
     negative.value = EXAMPLE.map((pair) => pair[1]).join("\n");
-    name.value ||= "cheerful";
+    name.value ||= freeName("cheerful");
     tally();
   } } }, "Fill in an example");
   const counted = h("p", { class: "hint" });
@@ -58,7 +68,9 @@ export function showMaking(made) {
   const against = h("input", { type: "text", autocomplete: "off", placeholder: "impatient" });
   const fromWords = h("div", { class: "stack" },
     h("div", { class: "pair" }, field("A word, or what it does", word), field("Its opposite, if it has one", against)),
-    h("p", { class: "hint" }, "The model answers everyday questions in both ways, and the vector is the difference. That takes a minute or more, and a chat model: the small one inside steer does not know the words, but learns from pairs of texts."));
+    h("p", { class: "hint" }, `The model answers everyday questions in both ways, and the vector is the difference. ${about.model === "pocket"
+      ? "The small model inside steer knows few words, of moods above all; pairs of texts teach it more."
+      : "On a small chat model that takes about a minute."}`));
   const fromPairs = h("div", { class: "stack", hidden: true },
     h("p", { class: "muted" }, "The vector is the direction in the model from the second kind of text to the first. Texts that differ in nothing else make the best ones."),
     h("div", { class: "pair" }, field("Texts that show it", positive), field("Texts that do not", negative)),
@@ -70,7 +82,7 @@ export function showMaking(made) {
     h("label", {}, h("input", { type: "radio", name: "way", checked: own, on: { change: () => show(own) } }), h("span", {}, label)));
   let named = false;
   name.addEventListener("input", () => { named = Boolean(name.value); });
-  word.addEventListener("input", () => { if (!named) name.value = word.value.trim().toLowerCase().replace(/[^a-z0-9]+/g, "-").slice(0, 40); });
+  word.addEventListener("input", () => { if (!named) name.value = freeName(word.value); });
   const form = h("form", { class: "stack" }, h("fieldset", { class: "segments" }, h("legend", { class: "hidden" }, "How it is made"), ...ways),
     fromWords, fromPairs, field("Name", name), progress, doing, problem, h("div", { class: "row end" }, submit));
   const controller = new AbortController();
@@ -106,9 +118,11 @@ export function showMaking(made) {
         }
         if (told.vector) {
           await made(told.vector.id);
-          report.replaceChildren(...diagnostics(told.vector, told.warnings, told.report, shown));
+          const again = () => { report.replaceChildren(); form.hidden = false; named = false; name.value = ""; word.focus(); };
+          report.replaceChildren(...diagnostics(told.vector, told.warnings, told.report, asked, () => { shown.close(); tryIt(); }, again));
+          form.hidden = true;
+          report.querySelector(".primary").focus();
           announce(`${told.vector.id} is made and on.`);
-          report.scrollIntoView({ block: "nearest" });
         }
       }
     } catch (error) {
@@ -126,7 +140,7 @@ export async function saveVector(one, button) {
   button.disabled = true;
   try {
     const { file } = await post("/page/save", { name: one.id });
-    one.saved = true;
+    vector(one.id).saved = true;
     button.textContent = `Saved as ${file}`;
   } catch (error) {
     button.disabled = false;
@@ -143,19 +157,26 @@ function jsonl(text) {
   } catch { return null; }
 }
 
-function diagnostics(one, warnings, report, shown) {
-  const save = h("button", { type: "button", class: "primary", on: { click: () => saveVector(one, save) } }, "Save to a file");
+function diagnostics(one, warnings, report, asked, tryIt, again) {
+  const save = h("button", { type: "button", on: { click: async () => { await saveVector(one, save); draw(); } } }, "Save to a file");
   return [
-    h("h3", {}, `${one.id} is made, and on`),
+    h("h3", {}, `${one.id} is made, and it alone is on`),
     // A vector of words is judged by what it does to held-out answers; one of pairs by how well it separates held-out texts.
-    ...(report?.effect ? [effect(report)] : separation(one, warnings)),
-    h("div", { class: "row end" }, h("button", { type: "button", class: "quiet", on: { click: () => shown.close() } }, "Try it"), save),
+    ...(report?.effect ? effect(report, asked) : separation(one, warnings)),
+    h("p", { class: "hint" }, "It is there until the server stops, or for good once it is saved."),
+    h("div", { class: "row end" }, h("button", { type: "button", class: "quiet", on: { click: again } }, "Make another"), save,
+      h("button", { type: "button", class: "primary", on: { click: tryIt } }, "Try it")),
   ];
 }
 
-function effect({ effect: { value, low, high }, cost, prompt_cost }) {
+function effect({ effect: { value, low, high }, cost, prompt_cost, works, reason }, { word, against }) {
   const [share, from, to] = [value, low, high].map((part) => Math.round(100 * part));
-  return h("p", {}, `On held-out questions it moves answers ${share} % [${from}, ${to}] of the way between the words, and costs ${short(cost.value)} nats a token; the words in a prompt cost ${short(prompt_cost)}.`);
+  const way = against ? `from “${against}” to “${word}”` : `to “${word}”`;
+  return [
+    works ? h("p", {}, `On questions that it was not made from, it moves answers ${share} % of the way ${way} (95 % interval: ${from} to ${to} %).`)
+      : h("p", { class: "warning" }, `It is hardly worth keeping: ${reason}.`),
+    h("p", {}, `It makes them ${short(cost.value)} nats a token less likely to the unsteered model; saying so in a prompt, ${short(prompt_cost)}.`),
+  ];
 }
 
 function separation(one, warnings) {

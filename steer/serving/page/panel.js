@@ -80,15 +80,17 @@ function card(one) {
     const layers = chosen.layers.trim() ? chosen.layers : ranges(one.recommended.layers);
     const verb = { add: "adds", "norm=keep": "adds", ablate: "removes" }[opOf(one.id)] ?? `${opOf(one.id)},`;
     const where = `at layer${/[,–-]|all/.test(layers) ? "s" : ""} ${layers}`;
-    const value = String(coefficient(one.id));
-    amount.textContent = `${verb} ${value.endsWith("%") ? `${value} of the activation's length` : value} ${where}`;
+    const value = coefficient(one.id);
+    let size = typeof value === "string" ? `${short(Number.parseFloat(value), 1)} % of the activation's length` : short(value);
+    if (verb === "adds" && typeof value === "number") size += " × the vector";
+    amount.textContent = `${verb} ${size} ${where}`;
     const share = (value) => (100 * (Math.max(low, Math.min(high, value)) - low)) / (high - low);
     fill.style.left = `${Math.min(share(0), share(chosen.times))}%`;
     fill.style.width = `${Math.abs(share(chosen.times) - share(0))}%`;
     const beyond = limit !== null && Math.abs(chosen.times) >= limit;
     item.classList.toggle("beyond", beyond);
     if (beyond) amount.textContent += " · too much, the sweep found";
-    else if (!one.swept) amount.textContent += " · no sweep was run";
+    else if (Math.abs(chosen.times) > 1 && limit === null) amount.textContent += " · how far it holds was not measured";
     slider.setAttribute("aria-valuetext", `${short(chosen.times)} times recommended${beyond ? ", where the sweep found it too costly" : ""}`);
   }
   function set(value) {

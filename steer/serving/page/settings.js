@@ -1,7 +1,7 @@
 // What is set on the page, and what it means: in a request, on the command line, in a recipe, in Python.
 
 /** What the server told of the model and of what requests can name. */
-export const about = { model: "", vectors: [], recipes: [], defaults: [], features: [], chat: true, context: null };
+export const about = { model: "", source: "", folder: "vectors", vectors: [], recipes: [], defaults: [], features: [], chat: true, context: null };
 
 /** How a vector stands when nobody has touched it: `times` is in units of what its file recommends, or
  *  where `absolute` is set (beside layers) of the vector itself. */
@@ -119,16 +119,24 @@ const python = (text) => JSON.stringify(text);
 
 const guardOptions = () => `--guard ${quoted(settings.guard)} --on-trip ${settings.on_trip}`;
 
+/** What has to be there before an export runs, as comments: vectors in files, in a folder that is looked in. */
+function needs(environment) {
+  const unsaved = active().filter((name) => vector(name).saved === false);
+  const notes = unsaved.length ? [`# Save first, as no file has it yet: ${unsaved.join(", ")}.`] : [];
+  if (environment && about.folder !== "vectors") notes.push(`# Run it with STEER_VECTORS=${quoted(about.folder)}, where the vectors are.`);
+  return notes.map((note) => `${note}\n`).join("");
+}
+
 /** The settings as a line for a shell. */
 export function applyLine(prompt) {
   const list = steers();
   const recipes = list.filter((one) => typeof one === "string");
   const objects = list.filter((one) => typeof one !== "string");
   const gates = new Set(objects.map((one) => one.when).filter(Boolean));
-  const parts = ["steer apply", quoted(prompt || "Your prompt"), `-m ${quoted(about.model)}`];
+  const parts = [`${about.folder === "vectors" ? "" : `STEER_VECTORS=${quoted(about.folder)} `}steer apply`, quoted(prompt || "Your prompt"), `-m ${quoted(about.source)}`];
   if (settings.mode === "chat") parts.push("--chat");
   if (settings.mode === "chat" && settings.system) parts.push(`--system ${quoted(settings.system)}`);
-  for (const one of recipes) parts.push(`--recipe vectors/${quoted(`${one}.toml`)}`);
+  for (const one of recipes) parts.push(`--recipe ${quoted(`${about.folder}/${one}.toml`)}`);
   for (const one of objects) parts.push(`-v ${quoted(spec(one))}`);
   if (gates.size === 1 && objects.every((one) => one.when)) parts.push(`--when ${quoted([...gates][0])}`);
   if (settings.guard) parts.push(guardOptions());
@@ -136,7 +144,7 @@ export function applyLine(prompt) {
   if (settings.top_p < 1) parts.push(`--top-p ${settings.top_p}`);
   const mixed = gates.size > 1 || (gates.size === 1 && !objects.every((one) => one.when));
   const note = mixed ? "# The vectors wait for different conditions: the recipe says which, a line cannot.\n" : "";
-  return note + parts.join(" \\\n  ");
+  return needs(false) + note + parts.join(" \\\n  ");
 }
 
 /** The settings as a recipe, a TOML file. */
@@ -152,13 +160,13 @@ export function recipe() {
   if (settings.top_p < 1) lines.push(`top_p = ${settings.top_p}`);
   if (settings.mode === "chat") lines.push("chat = true");
   if (settings.mode === "chat" && settings.system) lines.push(`system = ${text(settings.system)}`);
-  return `${lines.join("\n")}\n`;
+  return `${needs(true)}${lines.join("\n")}\n`;
 }
 
 /** The settings as Python. */
 export function pythonCode(prompt) {
   const objects = steers().filter((one) => typeof one !== "string");
-  const recipes = activeRecipes().map((name) => `steer.read_recipe(${python(`vectors/${name}.toml`)})`);
+  const recipes = activeRecipes().map((name) => `steer.read_recipe(${python(`${about.folder}/${name}.toml`)})`);
   const specs = [...recipes, ...objects.map((one) => (one.when ? `steer.parse(${python(spec(one))}, when=${python(one.when)})` : python(spec(one))))];
   const options = [python(prompt || "Your prompt"), `steer=[${specs.join(", ")}]`];
   if (settings.mode === "chat") options.push("chat=True");
@@ -166,7 +174,7 @@ export function pythonCode(prompt) {
   options.push(`temperature=${settings.temperature}`, `max_tokens=${settings.max_tokens}`, `seed=${settings.seed}`);
   if (settings.top_p < 1) options.push(`top_p=${settings.top_p}`);
   if (settings.guard) options.push(`guards=${python(settings.guard)}`, `on_trip=${python(settings.on_trip)}`);
-  return ["import steer", "", `model = steer.load(${python(about.model)})`,
+  return needs(true) + ["import steer", "", `model = steer.load(${python(about.source)})`,
     `print(model.generate(\n    ${options.join(",\n    ")},\n))`, ""].join("\n");
 }
 

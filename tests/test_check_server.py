@@ -1,4 +1,4 @@
-"""`steer probe` against real servers on this machine: steered, unsteered, reticent and broken."""
+"""`steer check-server` against real servers on this machine: steered, unsteered, broken."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from steer.baking.bake import bake
 from steer.base.errors import SteerError
 from steer.cli.main import app
 from steer.engines.endpoint import Endpoint
-from steer.engines.probe import Probe, ProbedPrompt, _agreement
+from steer.engines.server_check import AnswerComparison, PromptComparison, _agreement
 from steer.generate.apply import continue_ids
 from steer.models.checkpoint import save
 from steer.models.loading import load
@@ -92,8 +92,8 @@ def serving(model: Model, *, log_probs: bool = True, refuses: bool = False) -> R
     return reply
 
 
-def probe(url: str, *words: str) -> Any:
-    return CliRunner().invoke(app, ["probe", url, "-v", "joyful:2@2", *words])
+def check(url: str, *words: str) -> Any:
+    return CliRunner().invoke(app, ["check-server", url, "-v", "joyful:2@2", *words])
 
 
 @pytest.mark.parametrize("chat", [False, True], ids=["text", "chat"])
@@ -112,7 +112,7 @@ def test_the_verdict_is_what_the_server_does(
         reticent.append({"refuses": True})
     for options in [{}, *reticent]:
         with served(serving(model, **options)) as url:
-            found = probe(url, *words, "--json")
+            found = check(url, *words, "--json")
         assert found.exit_code == code, found.output
         told = json.loads(found.stdout)
         assert (told["verdict"], told["served"]) == (verdict, "made")
@@ -126,7 +126,7 @@ def test_the_verdict_is_what_the_server_does(
 @pytest.mark.parametrize("times", [0.5, 0.9, 1.5, -1.0])
 def test_another_strength_is_told_from_the_one_asked_for(times: float) -> None:
     with served(serving(baked(2 * times))) as url:
-        found = probe(url, *(["--json"] if times != 0.9 else []))
+        found = check(url, *(["--json"] if times != 0.9 else []))
     assert found.exit_code == 1
     if times == 0.9:
         assert "another strength" in found.stdout and "about 0.9 times" in found.stdout
@@ -138,7 +138,7 @@ def test_another_strength_is_told_from_the_one_asked_for(times: float) -> None:
 def test_it_says_so_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steer.cli.options.load_model", load)
     with served(serving(pocket(), log_probs=False)) as url:
-        found = probe(url + "/v1/", "--prompt", "One day")
+        found = check(url + "/v1/", "--prompt", "One day")
     assert found.exit_code == 1
     assert "is not steered" in found.stdout and "texts decide" in found.stderr
     assert found.stdout.count("unsteered") >= 2
@@ -170,7 +170,7 @@ def broken(status: int, data: bytes) -> Reply:
 )
 def test_a_broken_server_is_an_error_in_a_line(status: int, data: bytes) -> None:
     with served(broken(status, data)) as url:
-        found = probe(url)
+        found = check(url)
     assert found.exit_code == 1 and found.stdout == ""
     assert found.stderr.startswith("error: ") and "\x1b" not in found.stderr
 
@@ -178,7 +178,7 @@ def test_a_broken_server_is_an_error_in_a_line(status: int, data: bytes) -> None
 @pytest.mark.parametrize("data", [b"{}", b'{"data": []}', b'{"data": [5]}', b"\xff\xfe"])
 def test_a_server_without_models_is_an_error(data: bytes) -> None:
     with served(lambda path, body: (200, data)) as url:
-        found = probe(url)
+        found = check(url)
     assert found.exit_code == 1 and found.stderr.startswith("error: ")
 
 
@@ -188,9 +188,9 @@ def test_what_is_no_server_is_found_before_the_model_loads(
     monkeypatch.setattr("steer.cli.options.load_model", lambda source: pytest.fail("it loaded"))
     with served(broken(200, b"")) as url:
         gone = url
-    assert probe(gone).exit_code == 1
-    assert probe("localhost:8000").exit_code == 2
-    assert CliRunner().invoke(app, ["probe", gone]).exit_code == 2
+    assert check(gone).exit_code == 1
+    assert check("localhost:8000").exit_code == 2
+    assert CliRunner().invoke(app, ["check-server", gone]).exit_code == 2
 
 
 def test_an_endless_answer_is_cut_off() -> None:
@@ -240,8 +240,8 @@ def test_a_text_that_ends_early_is_told_from_one_that_goes_on() -> None:
     assert _agreement("one two", "one", "one two") == "unsteered"
 
 
-def row(agrees: Any, *distances: Any) -> ProbedPrompt:
-    return ProbedPrompt("p", "s", "u", "t", agrees, *distances)
+def row(agrees: Any, *distances: Any) -> PromptComparison:
+    return PromptComparison("p", "s", "u", "t", agrees, *distances)
 
 
 @pytest.mark.parametrize(
@@ -260,5 +260,5 @@ def row(agrees: Any, *distances: Any) -> ProbedPrompt:
         ([row("neither", 1.0, 1.0, 1.0, (*(2.0,) * 4, 0.6, *(2.0,) * 5))], "neither"),
     ],
 )
-def test_what_prompts_come_to(rows: list[ProbedPrompt], verdict: str) -> None:
-    assert Probe(rows).verdict == verdict
+def test_what_prompts_come_to(rows: list[PromptComparison], verdict: str) -> None:
+    assert AnswerComparison(rows).verdict == verdict

@@ -1,4 +1,4 @@
-"""`steer probe`: test whether a running server steers as the vectors say."""
+"""`steer check-server`: test whether a running server steers as the vectors say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from steer.cli.recipe import RecipeOption, settings
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.library.servers import ServerProbe
+    from steer.library.servers import ServerCheck
 
 #: The most bytes of a file of fields.
 _LARGEST = 1_000_000_000
@@ -27,11 +27,11 @@ _MEANING = {
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command("probe")(probe)
+    app.command("check-server")(check_server)
 
 
 @options.with_model(default="pocket", chat=True)
-def probe(
+def check_server(
     *,
     context: typer.Context,
     url: Annotated[str, typer.Argument(help="Of an OpenAI-compatible server.")],
@@ -67,12 +67,12 @@ def probe(
     model, -m is the original. Exit status 0 if the server is steered as you say, otherwise 1.
 
     \b
-    steer probe http://localhost:8000 -m MODEL -v joyful:2@2
-    steer probe http://localhost:8000 -m MODEL -v joyful:2@2 --chat \\
+    steer check-server http://localhost:8000 -m MODEL -v joyful:2@2
+    steer check-server http://localhost:8000 -m MODEL -v joyful:2@2 --chat \\
         --prompt "Tell me a story."
     """
     from steer.base.errors import UsageError
-    from steer.library.servers import probe as run
+    from steer.library.servers import check_server as run
     from steer.steering.named import resolved
     from steer.steering.tokens import refuse
 
@@ -80,7 +80,7 @@ def probe(
     if not named:
         raise UsageError("no vector is named", hint="name vectors with -v, or a recipe")
     steers = resolved(named, options.find)
-    refuse(steers, "steer probe")
+    refuse(steers, "steer check-server")
     used = [vector for steer in steers for vector in steer.vectors]
     result = run(
         url,
@@ -118,7 +118,7 @@ def _fields(file: Path | None) -> dict[str, Any] | None:
     return content
 
 
-def _show(result: ServerProbe, *, json: bool) -> None:
+def _show(result: ServerCheck, *, json: bool) -> None:
     """Print the verdict and its evidence.
 
     Raises:

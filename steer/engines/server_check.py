@@ -50,7 +50,7 @@ Verdict = Literal["steered", "other", "unsteered", "neither", "unclear"]
 
 
 @dataclass(frozen=True, slots=True)
-class ProbedPrompt:
+class PromptComparison:
     """A prompt, our two texts, and the server's text.
 
     agrees: the text that the server's agrees with; None if our two texts are equal. to_steered,
@@ -70,10 +70,10 @@ class ProbedPrompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class AnswerComparison:
     """The comparisons of all prompts, and the verdict on the server."""
 
-    prompts: list[ProbedPrompt]
+    prompts: list[PromptComparison]
 
     @property
     def distances(self) -> tuple[float, float, float] | None:
@@ -121,7 +121,7 @@ class Probe:
         return "neither"
 
 
-def probe(
+def compare_answers(
     model: Model,
     steers: Sequence[Steer],
     prompts: Sequence[str],
@@ -130,7 +130,7 @@ def probe(
     max_tokens: int = 16,
     chat: bool = False,
     on_done: Callable[[], None] = lambda: None,
-) -> Probe:
+) -> AnswerComparison:
     """Send each prompt to a server, and compare its answers with those of our hooks.
 
     Raises:
@@ -145,7 +145,7 @@ def probe(
         answer = ask(prompt)
         rows.append(_compared(model, steers, prompt, ids, own, answer))
         on_done()
-    return Probe(rows)
+    return AnswerComparison(rows)
 
 
 def _continued(model: Model, ids: list[int], steers: Sequence[Steer], max_tokens: int) -> list[int]:
@@ -160,7 +160,7 @@ def _compared(
     ids: list[int],
     own: Sequence[list[int]],
     answer: Answer,
-) -> ProbedPrompt:
+) -> PromptComparison:
     steered, unsteered = map(model.decode, own)
     distances: tuple[Any, ...] = ()
     tokens = _tokens(model, own, answer)
@@ -176,7 +176,7 @@ def _compared(
         )
         multiples = [under(some) for some in _multiples(steers)]
         distances += (tuple(float(np.abs(served - m).mean()) for m in multiples) or None,)
-    return ProbedPrompt(
+    return PromptComparison(
         prompt,
         steered,
         unsteered,
