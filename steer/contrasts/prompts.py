@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 from steer.base.errors import InputError
+from steer.base.files import read_bytes
 from steer.contrasts.records import Record, decoded, names_of, text_value
 from steer.contrasts.schema import ALIASES, PROMPT_ALIASES, Names, content
 
+#: The most bytes of the file of messages.
+MOST_BYTES = 1_000_000
 #: Default prompts: none for a base model, questions for a chat model.
 OPENINGS = ("",)
 QUESTIONS = (
@@ -140,8 +143,8 @@ OTHER_QUESTIONS = (
 def training_messages() -> list[str]:
     """Messages of users whose answers a distillation learns from: `QUESTIONS`, and 223 more of many
     kinds. Edits that are trained after 40 questions carry over less well to others."""
-    text = files("steer.contrasts").joinpath("messages.txt").read_text("utf-8")
-    return [*QUESTIONS, *text.splitlines()]
+    path = Path(__file__).with_name("messages.txt")
+    return [*QUESTIONS, *read_bytes(path, limit=MOST_BYTES).decode().splitlines()]
 
 
 def read(
