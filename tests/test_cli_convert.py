@@ -125,6 +125,8 @@ def test_wrong_uses() -> None:
     assert "no format reads vectors from .txt" in failed(1, "convert", "x.txt", "x.safetensors")
     assert "no vector named" in failed(1, "convert", "missing", "x.gguf")
     assert "already a vector file" in failed(2, "convert", "calm.safetensors", "x.safetensors")
+    missing = failed(1, "convert", "nothing.safetensors", "x.safetensors")
+    assert "nothing.safetensors" in missing and "already" not in missing
     assert "first block" in failed(1, "convert", "calm.safetensors:1@all", "x.gguf")
     assert "--format=glp can" in failed(1, "convert", "calm.safetensors:ablate@2", "x.gguf")
     assert "has no layer 9" in failed(2, "convert", gguf, "x.safetensors", "--layer", 9)

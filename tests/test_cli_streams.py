@@ -116,6 +116,13 @@ def test_a_file_whose_name_is_no_text_can_be_named() -> None:
     assert CliRunner().invoke(app, ["show", str(path)]).exit_code == 0
 
 
+def test_a_folder_whose_name_a_library_cannot_write_is_an_error() -> None:
+    path = Path(os.fsdecode(b"caf\xe9"))
+    path.mkdir()
+    run = CliRunner().invoke(app, ["bake", "-v", "joyful", "-o", str(path), "--force"])
+    assert run.exit_code == 1 and "UTF-8" in run.stderr, run.stderr
+
+
 #: Python's ways out of an ASCII locale are closed.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 

@@ -210,6 +210,14 @@ def test_offline_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         load(ModelSource("nobody/nothing", offline=True))
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_what_is_no_folder_is_not_looked_for_on_the_hub(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in (str(tmp_path / "pipe"), os.path.relpath(tmp_path / "pipe"), os.devnull):
+        with pytest.raises(ModelError, match="neither a folder nor a file"):
+            ModelSource(name)
+
+
 def test_names_that_a_recipient_can_load(llama: Path, tmp_path: Path) -> None:
     snapshot = tmp_path / "models--owner--repo" / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)

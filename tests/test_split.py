@@ -76,14 +76,14 @@ def test_split_on_the_command_line() -> None:
 def takes_text(parameter: Any) -> bool:
     described = getattr(parameter, "type_descriptor", None)  # by the release of typer
     if described is None:
-        return bool(parameter.type.name == "text")
-    return described.annotation in (str, list[str])
+        return bool(parameter.type.name in ("text", "path"))
+    return described.annotation in (str, list[str], Path, list[Path])
 
 
 def test_texts_that_are_not_utf8_are_refused_by_every_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Each text option and argument of each command, with a byte of Latin-1."""
+    """Each text and path of each command, with a byte of Latin-1."""
     latin = os.fsdecode("café".encode("latin-1"))
     tried = 0
     root: Any = typer.main.get_command(app)
@@ -107,6 +107,6 @@ def test_texts_that_are_not_utf8_are_refused_by_every_command(
             code = root.main([*path, *words], prog_name="steer", standalone_mode=False)
             assert (code, "is not UTF-8" in capsys.readouterr().err) == (2, True), (path, words)
             tried += 1
-    assert tried > 80
+    assert tried > 120
     Path(latin).write_text('{"positive": "a", "negative": "b"}\n')
     assert steer("contrasts", "check", latin).exit_code == 0

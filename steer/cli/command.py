@@ -323,15 +323,18 @@ class LazyGroup(TyperGroup):
 
 
 def _check_text(name: str, value: Any) -> None:
-    """Refuse a text with bytes that are not UTF-8. The name of an existing file may have them.
+    """Refuse a text with bytes that are not UTF-8, and a name of a new file, which some libraries
+    cannot write. The name of an existing file may have them.
 
     Raises:
         UsageError: the text is not UTF-8; the message names the option or argument.
     """
     for text in value if isinstance(value, (list, tuple)) else [value]:
-        if isinstance(text, str) and _NOT_TEXT.search(text) and not Path(text).exists():
+        if not isinstance(text, (str, Path)):
+            continue
+        if _NOT_TEXT.search(str(text)) and not Path(text).exists():
             subject = name if name.startswith("-") else f"the argument {name.upper()}"
             raise UsageError(
-                f"{subject} is not UTF-8: {text[:40]!r}",
+                f"{subject} is not UTF-8: {str(text)[:40]!r}",
                 hint="write it in UTF-8, or put it into a file and save that as UTF-8",
             )

@@ -268,16 +268,18 @@ def _unbound(text: str, source: ModelSource | None) -> SteeringVector:
     """Read an imported vector that `-m` is to bind to a model.
 
     Raises:
+        VectorError: there is no such vector.
         UsageError: no model is named, so there is nothing to convert.
     """
     from steer.base.errors import UsageError
 
+    vector = _steer(text).vector
     if source is None:
         raise UsageError(
             f"{text!r} is already a vector file of steer's, and so is the output",
             hint="-m binds an imported vector to a model; steer combine makes multiples and sums",
         )
-    return _steer(text).vector
+    return vector
 
 
 def _unpickle(path: Path) -> Pickled:

@@ -43,6 +43,14 @@ class SteerGroup(LazyGroup):
             with for_commands():
                 output.error(str(error), hint=error.hint)
             raise typer.Exit(error.exit_code) from None
+        except UnicodeEncodeError as error:
+            # A library that takes only UTF-8 got the name of an existing file or folder.
+            if error.reason != "surrogates not allowed":
+                raise
+            output.error(
+                f"a name has bytes that are not UTF-8: {error.object!r}", hint="rename it in UTF-8"
+            )
+            raise typer.Exit(1) from None
         except OSError as error:
             # Other errors of files were converted where they arose; typer handles closed pipes.
             if error.errno != errno.ENOSPC or error.filename is not None:

@@ -79,7 +79,7 @@ class ModelSource:
     def _check_path(self) -> None:
         path = self._path
         with reported(path):
-            is_folder, is_file = path.is_dir(), path.is_file()
+            is_folder, is_file, exists = path.is_dir(), path.is_file(), path.exists()
         if self.gguf is not None:
             if _PART_OF_GGUF.search(self.gguf):
                 raise ModelError(
@@ -108,6 +108,10 @@ class ModelSource:
         elif is_file:
             raise ModelError(
                 f"{self.name} is a file, but not a GGUF file", hint="name the folder that it is in"
+            )
+        elif exists:
+            raise ModelError(
+                f"{self.name} is neither a folder nor a file", hint="name a model's folder"
             )
         elif path.is_absolute() or self.name.startswith((".", "~")) or self.name.count("/") > 1:
             raise ModelError(
