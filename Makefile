@@ -13,7 +13,7 @@ LAWS := tests/test_injection.py tests/test_watch.py tests/test_serving.py tests/
 	tests/test_hookmap.py tests/test_scoring.py tests/test_doctor.py
 NEWEST ?= transformers torch transformer-lens
 
-.PHONY: demo test test-llama test-repeng check install lint bench clean test-vllm test-ray browser test-page test-clients fuzz kills \
+.PHONY: demo test test-llama test-repeng check install lint bench clean test-vllm test-drive test-ray browser test-page test-clients fuzz kills \
 	test-newest test-newest-quick chat-model bench-chat evidence-chat
 
 # Made again when what it is made from changes.
@@ -115,6 +115,24 @@ endif
 test-vllm:
 	$(VLLM) -m pytest tests/test_vllm.py tests/test_serve.py tests/test_baked_served.py -W ignore
 
+# `steer drive` on engines themselves: vLLM with vllm-lens, whose own choice of Python and vLLM is
+# narrower than what it runs with; and ik_llama.cpp, if IK_LLAMA names a `llama-server` that was built
+# from it and CHAT_GGUF a Llama as a GGUF file.
+.venv-lens/installed: .venv-vllm/installed
+	$(PYTHON) -m venv .venv-lens
+	.venv-lens/bin/python -c "import pathlib, site, sys; pathlib.Path(site.getsitepackages()[0], \
+		'below.pth').write_text(str(next(pathlib.Path('.venv-vllm').resolve().glob('lib/*/site-packages'))))"
+	.venv-lens/bin/python -m pip install --quiet --no-deps --ignore-requires-python vllm-lens==1.3.0 \
+		zstandard cloudpickle
+	touch $@
+
+ifndef LENS
+LENS := $(CURDIR)/.venv-lens/bin/python
+test-drive: .venv-lens/installed
+endif
+test-drive:
+	STEER_IK_LLAMA="$(IK_LLAMA)" STEER_CHAT_GGUF="$(CHAT_GGUF)" $(LENS) -m pytest tests/test_driven.py -W ignore
+
 # The page in headless Chromium: the machine's own, or the one that playwright downloads.
 .venv-page/installed: | install
 	$(PYTHON) -m venv .venv-page
@@ -188,4 +206,4 @@ evidence-chat: chat-model
 	$(BIN)/python tests/benchmarks/evidence_chat.py $(CHAT_MODEL) $(EVIDENCE)
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-llama .venv-repeng .venv-vllm .venv-ray .venv-page .venv-clients .venv-rivals build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-llama .venv-repeng .venv-vllm .venv-lens .venv-ray .venv-page .venv-clients .venv-rivals build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

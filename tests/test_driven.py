@@ -1,4 +1,4 @@
-"""`steer drive` on engines themselves, which a probe then finds steered: `make test-drive`.
+"""`steer drive` on engines themselves, whose log-probs are then ours: `make test-drive`.
 
 vLLM with the plugin vllm-lens runs where both are installed. ik_llama.cpp runs where
 STEER_IK_LLAMA names its `llama-server` and STEER_CHAT_GGUF a Llama as a GGUF file.
@@ -44,8 +44,10 @@ def drive(url: str, *words: str) -> None:
 
 def distances(url: str, model: str, spec: str, *words: str) -> tuple[float, float]:
     """How far the server's log-probs are from the steered and from the unsteered model's, in nats
-    per token, as `steer probe` finds them."""
-    found = run("probe", url, "-m", model, "-v", spec, *words, "--json", "--max-tokens", "12")
+    per token, as `steer check-server` finds them."""
+    found = run(
+        "check-server", url, "-m", model, "-v", spec, *words, "--json", "--max-tokens", "12"
+    )
     assert found.stdout, found.output
     nats = json.loads(found.stdout)["nats"]
     return nats["to_steered"], nats["to_unsteered"]

@@ -277,6 +277,7 @@ def test_a_vector_is_made_used_and_saved(tab: Tab, folder: Path) -> None:
     tab.page.wait_for_selector("text=merry is made")
     tab.page.click("dialog >> text=Save to a file")
     tab.page.wait_for_selector("text=Saved as vectors/merry.safetensors")
+    tab.page.wait_for_function("document.activeElement.innerText === 'Try it'")
     assert store.read(folder / "vectors/merry.safetensors").name == "merry"
     tab.page.click("dialog >> text=Try it")
     tab.send()

@@ -158,14 +158,15 @@ function jsonl(text) {
 }
 
 function diagnostics(one, warnings, report, asked, tryIt, again) {
-  const save = h("button", { type: "button", on: { click: async () => { await saveVector(one, save); draw(); } } }, "Save to a file");
+  const save = h("button", { type: "button", on: { click: async () => { await saveVector(one, save); draw(); if (save.disabled) tried.focus(); } } }, "Save to a file");
+  const tried = h("button", { type: "button", class: "primary", on: { click: tryIt } }, "Try it");
   return [
     h("h3", {}, `${one.id} is made, and it alone is on`),
     // A vector of words is judged by what it does to held-out answers; one of pairs by how well it separates held-out texts.
     ...(report?.effect ? effect(report, asked) : separation(one, warnings)),
     h("p", { class: "hint" }, "It is there until the server stops, or for good once it is saved."),
     h("div", { class: "row end" }, h("button", { type: "button", class: "quiet", on: { click: again } }, "Make another"), save,
-      h("button", { type: "button", class: "primary", on: { click: tryIt } }, "Try it")),
+      tried),
   ];
 }
 
@@ -175,9 +176,12 @@ function effect({ effect: { value, low, high }, cost, prompt_cost, works, reason
   return [
     works ? h("p", {}, `On questions that it was not made from, it moves answers ${share} % of the way ${way} (95 % interval: ${from} to ${to} %).`)
       : h("p", { class: "warning" }, `It is hardly worth keeping: ${reason}.`),
-    h("p", {}, `It makes them ${short(cost.value)} nats a token less likely to the unsteered model; saying so in a prompt, ${short(prompt_cost)}.`),
+    h("p", {}, `It makes them ${likelihood(cost.value)} to the unsteered model; saying so in a prompt, ${likelihood(prompt_cost)}.`),
   ];
 }
+
+/** How much less likely texts are, in words. nats: extra nats per token. */
+const likelihood = (nats) => (Math.abs(nats) < 0.005 ? "as likely" : `${short(Math.abs(nats))} nats a token ${nats > 0 ? "less" : "more"} likely`);
 
 function separation(one, warnings) {
   const best = one.recommended.layers[0];
