@@ -30,6 +30,7 @@ from steer.distillation.distill import distill, fit
 from steer.distillation.lessons import Conditions, Lesson, beginnings, log_probs, write_lessons
 from steer.distillation.lowrank import Edits, Teacher, divergences
 from steer.distillation.recovery import recovery
+from steer.distillation.ridge import Spread
 from steer.distillation.settings import DistillSettings, Schedule
 from steer.distillation.task import Task
 from steer.distillation.texts import Texts, write
@@ -74,9 +75,15 @@ def lessons(model: Model, n: int = 24) -> list[Lesson]:
     return [Lesson((1, *row), (1, *row), len(row) - 1) for row in rows]
 
 
+def unspread(*sites: Site) -> dict[Site, Spread]:
+    """Sites whose edits are in the units of the activations themselves."""
+    width = tiny.model("llama").identity.d_model
+    return dict.fromkeys(sites, Spread(torch.zeros(width), torch.ones(width)))
+
+
 def planted(model: Model, rank: int, sites: Sequence[Site]) -> Edits:
     """A known edit, strong enough to matter."""
-    edits = Edits(model, dict.fromkeys(sites, 1.0), rank, seed=7, response=False)
+    edits = Edits(model, unspread(*sites), rank, seed=7, response=False)
     generator = torch.Generator().manual_seed(8)
     for parts in edits.state.values():
         for part in parts:
@@ -109,7 +116,7 @@ def test_a_condition_that_is_an_edit_is_recovered(rank: int) -> None:
     teacher = PlantedTeacher(model, planted(model, rank, [site]))
     others = replace(texts(model, 64), validation=lessons(model, 80)[64:])
     task = Task.of(model, others, teacher)
-    edits = Edits(model, {site: 1.0}, rank + 1 if rank else 0, seed=0, response=False)
+    edits = Edits(model, unspread(site), rank + 1 if rank else 0, seed=0, response=False)
     best, best_step = descend(task, edits, Schedule(200, 0.02, 16, seed=0))
     assert best > 0.95
     assert best_step > 100
@@ -122,7 +129,7 @@ def test_the_teacher_itself_recovers_all_and_no_edit_recovers_nothing() -> None:
     teacher = PlantedTeacher(model, truth)
     task = Task.of(model, texts(model), teacher)
     assert task.recovered(truth) == pytest.approx(1, abs=1e-5)
-    nothing = Edits(model, {Site(1): 1.0}, 2, seed=0, response=False)
+    nothing = Edits(model, unspread(Site(1)), 2, seed=0, response=False)
     assert task.recovered(nothing) == pytest.approx(0, abs=1e-6)
 
 
@@ -130,7 +137,7 @@ def test_a_wild_descent_ends_no_worse_than_it_began() -> None:
     model = tiny.model("llama")
     teacher = PlantedTeacher(model, planted(model, 0, [Site(1)]))
     task = Task.of(model, texts(model), teacher)
-    edits = Edits(model, {Site(0): 1.0, Site(1): 1.0}, 4, seed=0, response=False)
+    edits = Edits(model, unspread(Site(0), Site(1)), 4, seed=0, response=False)
     best, best_step = descend(task, edits, Schedule(40, 50.0, 8, seed=0))
     assert best >= 0
     assert task.recovered(edits) == pytest.approx(best, abs=1e-6)
@@ -155,7 +162,7 @@ def test_the_file_does_what_was_measured(scope: str) -> None:
     model = tiny.model("llama")
     texts = write_lessons(model, CONDITIONS, PROMPTS, range(6), max_tokens=12, seed=5)
     teacher = Teacher(model)
-    edits = Edits(model, dict.fromkeys([Site(0), Site(2)], 1.0), 2, 0, response=scope == "response")
+    edits = Edits(model, unspread(Site(0), Site(2)), 2, 0, response=scope == "response")
     for row, parts in enumerate(edits.state.values()):
         for part, stored in zip(parts, vector.tensors.values(), strict=True):
             part.data = torch.from_numpy(stored[row].copy())
@@ -278,7 +285,7 @@ def test_what_cannot_be_distilled_says_why() -> None:
         distill(model, Conditions("w5 " * 127), PROMPTS, SMALL)
     with pytest.raises(UsageError, match="steps"):
         replace(SMALL, steps=0)
-    nothing = PlantedTeacher(model, Edits(model, {Site(1): 1.0}, 0, 0, response=False))
+    nothing = PlantedTeacher(model, Edits(model, unspread(Site(1)), 0, 0, response=False))
     with pytest.raises(InputError, match="does not change the model's texts"):
         Task.of(model, texts(model), nothing)
 
@@ -441,7 +448,7 @@ def test_an_interrupted_descent_goes_on_from_its_last_validation(
             taken += 1
             backward(*arguments)
 
-        edits = Edits(model, {Site(1): 1.0}, 3, seed=0, response=False)
+        edits = Edits(model, unspread(Site(1)), 3, seed=0, response=False)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Task, "backward", lambda self, *arguments: counted(*arguments))
             descended = descend(task, edits, Schedule(100, 0.02, 8, seed=0), checkpoint=checkpoint)
@@ -492,7 +499,7 @@ def test_a_run_that_gains_no_more_ends_early() -> None:
     model = tiny.model("llama")
     task = Task.of(model, texts(model), PlantedTeacher(model, planted(model, 0, [Site(1)])))
     steps: list[float | None] = []
-    edits = Edits(model, {Site(1): 1.0}, 0, seed=0, response=False)
+    edits = Edits(model, unspread(Site(1)), 0, seed=0, response=False)
     stuck = replace(task, base=1e-6 * task.base)  # R cannot be above 0
     _, best_step = descend(stuck, edits, Schedule(100, 0.02, 8, seed=0), steps.append)
     assert best_step <= len(steps) < 100

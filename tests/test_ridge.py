@@ -23,7 +23,7 @@ from steer.distillation.distill import distill
 from steer.distillation.lessons import Conditions, Lesson, log_probs, write_lessons
 from steer.distillation.lowrank import Edits, Teacher, divergences
 from steer.distillation.quick import quick
-from steer.distillation.ridge import Moments
+from steer.distillation.ridge import Moments, Spread
 from steer.distillation.sequence import Sequential
 from steer.distillation.settings import DistillSettings
 from steer.hooks import head
@@ -80,6 +80,14 @@ def test_a_map_of_the_rank_is_recovered_as_the_ridge_vanishes(rank: int) -> None
     assert (fitted(x) - y).norm() <= 1e-4 * y.norm()
     coarse = moments(x, y).spectrum().solve(10.0, rank)
     assert (coarse(x) - y).norm() > 1e-2 * (y - y.mean(0)).norm()
+
+
+@pytest.mark.parametrize("rank", [1, 4, 12])
+def test_entries_between_the_factors_have_a_variance_of_1(rank: int) -> None:
+    x, y, _ = toy()
+    fitted = moments(x, y).spectrum().solve(1e-2, rank)
+    inner = (x - x.mean(0)) @ fitted.down.T
+    assert torch.allclose(inner.std(0, unbiased=False), torch.ones(rank), rtol=1e-3)
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])
@@ -154,14 +162,25 @@ def test_the_stream_above_an_edit_is_that_of_the_edited_model(lessons: list[Less
         assert torch.allclose(affine(x), ridges[1][site](x), rtol=1e-2, atol=1e-4)
 
 
+def test_an_edit_in_any_units_does_what_its_regression_does(lessons: list[Lesson]) -> None:
+    model = tiny.model("llama")
+    width = model.identity.d_model
+    affine = Sequential(model, lessons, (1,), response=True).fit((1,), 4, 1e-2)[Site(1)]
+    x = torch.randn(50, width)
+    for deviation in (torch.ones(width), torch.logspace(-2, 2, width)):
+        other = replace(affine, spread=Spread(torch.randn(width), deviation))
+        edits = Edits.of(model, {Site(1): other}, response=True)
+        direction, down, up = map(torch.from_numpy, edits.arrays(Site(1)))
+        assert torch.allclose(direction + x @ down.T @ up.T, affine(x), rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("response", [True, False])
 def test_forwards_from_the_stream_below_are_whole_forwards(
     lessons: list[Lesson], response: bool
 ) -> None:
     model = tiny.model("llama")
     regressions = Sequential(model, lessons, (1, 2), response=response)
-    scale = dict.fromkeys([Site(1), Site(2)], 1.0)
-    edits = Edits.of(model, scale, regressions.fit((1, 2), 4, 1e-2), response=response)
+    edits = Edits.of(model, regressions.fit((1, 2), 4, 1e-2), response=response)
     below = BlockOutputs.of(model, lessons, 1)
     assert below is not None
     teacher = Teacher(model, lessons)
