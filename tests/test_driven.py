@@ -45,11 +45,11 @@ def drive(url: str, *words: str) -> None:
 def distances(url: str, model: str, spec: str, *words: str) -> tuple[float, float]:
     """How far the server's log-probs are from the steered and from the unsteered model's, in nats
     per token, as `steer check-server` finds them."""
-    found = run(
+    result = run(
         "check-server", url, "-m", model, "-v", spec, *words, "--json", "--max-tokens", "12"
     )
-    assert found.stdout, found.output
-    nats = json.loads(found.stdout)["nats"]
+    assert result.stdout, result.output
+    nats = json.loads(result.stdout)["nats"]
     return nats["to_steered"], nats["to_unsteered"]
 
 
@@ -117,21 +117,21 @@ def test_ik_llama_cpp(tmp_path: Path) -> None:
         pytest.skip("STEER_IK_LLAMA or STEER_CHAT_GGUF is not set: see `make test-drive`")
     vector = str(tmp_path / "calm.safetensors")
     pairs = ROOT / "examples/contrasts/joyful.jsonl"
-    made = run("extract", str(pairs), "-m", model, "-o", vector, "--layers", "10-14")
-    assert made.exit_code == 0, made.output
+    result = run("extract", str(pairs), "-m", model, "-o", vector, "--layers", "10-14")
+    assert result.exit_code == 0, result.output
     fields = tmp_path / "fields.json"
     fields.write_text('{"cache_prompt": false}')
     command = [server, "-m", model, "-c", "512", "-t", "1", "-ctk", "f32", "-ctv", "f32"]
     with served(*command) as url:
 
-        def found(layers: str) -> tuple[float, float]:
+        def distances_at(layers: str) -> tuple[float, float]:
             return distances(url, model, f"{vector}:2@{layers}", "--fields", str(fields))
 
-        assert found("12")[1] < CLOSE
+        assert distances_at("12")[1] < CLOSE
         # Driven again, the new steers take the place of the old ones.
         for driven in ("12", "10,14"):
             drive(url, "-v", f"{vector}:2@{driven}")
             for layers in ("12", "11", "13", "10,14"):
-                assert (found(layers)[0] < CLOSE) == (layers == driven)
+                assert (distances_at(layers)[0] < CLOSE) == (layers == driven)
         drive(url, "--clear")
-        assert found("12")[1] < CLOSE
+        assert distances_at("12")[1] < CLOSE

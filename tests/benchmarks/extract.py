@@ -118,13 +118,13 @@ def make_pairs(vocabulary: int, shared: int) -> Pairs:
     def words(n: int) -> str:
         return " ".join(f"w{i}" for i in rng.integers(3, vocabulary, n))
 
-    made = []
+    seconds = []
     for _ in range(N_PAIRS):
         more = int(rng.integers(-5, 6))
         prompt = words(shared + more) + " " if shared else ""
         own = 44 - shared + (0 if shared else more)
-        made.append((prompt + words(own), prompt + words(own)))
-    return made
+        seconds.append((prompt + words(own), prompt + words(own)))
+    return seconds
 
 
 def clock() -> float:
@@ -140,13 +140,13 @@ def steer_seconds(model: Model, pairs: Pairs) -> float:
 
 def forward_seconds(model: Model, pairs: Pairs) -> float:
     texts = [model.encode(text) for pair in pairs for text in pair]
-    made = [
+    readings = [
         model.padded([texts[index] for index in batch], left=False)
         for batch in batches([len(ids) for ids in texts], token_budget(model))
     ]
     start = clock()
     with torch.no_grad():
-        for ids, mask in made:
+        for ids, mask in readings:
             model.body(input_ids=ids, attention_mask=mask, use_cache=False)
     return clock() - start
 
