@@ -133,6 +133,27 @@ def test_commands(folder: Path, name: str) -> None:
         failed(result, 1)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["bake", "-v", IDLE, "-o", "out", "--dtype", "bfloat16"],
+        ["bake", "-v", "calm:2@0", "-v", IDLE, "-o", "out", "--dtype", "bfloat16"],
+        ["bake", "-v", IDLE, "-o", "out", "--lora"],
+        ["bake", "-v", "calm:1e-60@1", "-o", "out"],
+        ["bake", "-v", "calm:1e-6@1", "-o", "out"],  # bits change, below rounding
+        ["bake", "-v", "calm:1e-4@1", "-o", "out", "--dtype", "bfloat16"],
+        ["convert", "calm:0@1", "out.gguf"],
+        ["convert", "calm:1e-60@1", "out.npz"],
+        ["combine", "calm:0", "-o", "out.safetensors"],
+    ],
+    ids=" ".join,
+)
+def test_nothing_is_written_that_would_steer_nothing(folder: Path, words: list[str]) -> None:
+    model = ["-m", folder] if words[0] == "bake" else []
+    failed(steer(*words, *model), 1)
+    assert not list(Path().glob("out*"))
+
+
 @pytest.mark.usefixtures("_elsewhere")
 def test_an_idle_steer_that_is_allowed_is_named(folder: Path) -> None:
     named = ("apply --json", "apply --when", "apply --prompts", "chat", "apply --prompts in vLLM")
