@@ -582,7 +582,7 @@ def test_datasets_of_the_hub(hub: SimpleNamespace) -> None:
         list(hubdata.rows("hf:owner/name@x"))
     with pytest.raises(UsageError, match="names no dataset"):
         list(hubdata.rows("hf:a/b/c"))
-    with pytest.raises(InputError, match=r"the dataset nobody/nothing: offline"):
+    with pytest.raises(InputError, match=r"dataset nobody/nothing: offline"):
         list(hubdata.rows("hf:nobody/nothing"))
 
 

@@ -161,7 +161,7 @@ class RemoteModel:
 
 
 def with_tag(prompt: str, tag: Tags) -> str:
-    """The prompt of a request, with the tag before what the user says."""
+    """The prompt of a request, with the tag before the user's text."""
     head, user, reply = prompt.rpartition(corpus.USER)
     return f"{head}{user}{tag.render()} {reply}"
 

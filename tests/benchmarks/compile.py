@@ -1,4 +1,4 @@
-"""How strong a compiled prompt is: `python tests/benchmarks/compile.py -m MODEL --out FILE`.
+"""The strength of compiled prompts: `python tests/benchmarks/compile.py -m MODEL --out FILE`.
 
 Six system prompts (persona, register, language, output format, two clauses, six clauses), and for
 each the forms that it can be compiled to, with the defaults of `steer distill --chat` and nothing

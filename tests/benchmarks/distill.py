@@ -1,4 +1,4 @@
-"""How near distilled edits come to their prompts: `python tests/benchmarks/distill.py --out FILE`.
+"""Distilled edits compared with their prompts: `python tests/benchmarks/distill.py --out FILE`.
 
 Every tag of the pocket model and ten nested combinations of three, and with `--story-model FOLDER`
 three first sentences before that model's stories; for each a vector, rank 8 at the best layer and

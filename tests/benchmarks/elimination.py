@@ -1,5 +1,5 @@
-"""What a sweep leaves out: `python tests/benchmarks/elimination.py [VALUE]`, or on a chat model
-`elimination.py MODEL VECTOR PAIRS.jsonl [REPLAYS]`.
+"""The rows that a sweep drops early: `python tests/benchmarks/elimination.py [VALUE]`, or on a chat
+model `elimination.py MODEL VECTOR PAIRS.jsonl [REPLAYS]`.
 
 For each mood, style and topic of the pocket grammar vectors by four methods at all five layers, 20
 rows of nine cells, are scored on everything. Elimination is then played back over these scores with
@@ -131,7 +131,7 @@ def on_a_chat_model(path: str, vector_path: str, pairs: str, n_replays: int) -> 
 
 
 def best(scores: Scores) -> float:
-    """The strongest effect within the budget of what was scored on everything."""
+    """The strongest effect within the budget among the rows that were scored on all texts."""
     return float(np.nanmax(np.where(scores.costs() <= MAX_KL, scores.effects(), np.nan)))
 
 

@@ -1,4 +1,4 @@
-"""What steering does to a chat model: `evidence_chat.py MODEL [--quick]`, a table for the docs.
+"""The effect of steering on a chat model: `evidence_chat.py MODEL [--quick]`, a table for the docs.
 
 Eight everyday traits (`examples/chat`), each as a system message, by guidance, and as vectors of
 several methods, on questions that nothing was made from or calibrated on. A vector is made by
@@ -176,7 +176,7 @@ def row_of(bench: Bench, row: str, folder: Path, *, quick: bool) -> dict[str, An
 
 
 def vector_of(bench: Bench, method: str, folder: Path, *, quick: bool) -> Any:
-    """The vector of a method, made once."""
+    """The vector of a method, fitted once."""
     path = folder / f"{bench.trait}-{method}.safetensors"
     if not path.exists():
         if method in ("ridge", "distill"):
@@ -241,7 +241,7 @@ def shown(interval: dict[str, float] | None) -> str:
 
 
 def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a file holds, or what is made now and written to it."""
+    """The content of a file; if it does not exist, it is computed and written."""
     if not path.exists():
         value = make()
         path.with_suffix(".part").write_text(json.dumps(value))

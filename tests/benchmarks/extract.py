@@ -92,7 +92,7 @@ def save_model(folder: Path, vocabulary: int, width: int, layers: int) -> None:
 
 
 def name_tokenizer_class(folder: Path) -> None:
-    """Call the tokenizer what transformers 4, which the rivals bring, knows its class by."""
+    """Name the tokenizer's class as transformers 4 does, which the rivals install."""
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     path.write_text(json.dumps(config))
@@ -214,7 +214,7 @@ def main() -> None:
 def compare(
     title: str, model: Model, pairs: Pairs, worker: subprocess.Popen[str] | None, rounds: int
 ) -> None:
-    """The table of one model and one kind of pairs; what is run is run once before."""
+    """The table of one model and one kind of pairs, after one run to warm up."""
     runs = {
         "steer": partial(steer_seconds, model, pairs),
         "forward alone": partial(forward_seconds, model, pairs),

@@ -49,7 +49,7 @@ OPTIONS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Case:
-    """What an engine is ready for, and what each row of a batch asks of it, in turn."""
+    """The steers that an engine is prepared for, and those of each row of a batch, in turn."""
 
     label: str
     steerings: list[list[Steer]]
@@ -77,7 +77,8 @@ def processes() -> set[psutil.Process]:
 
 @dataclass(frozen=True)
 class Running:
-    """An engine, and its own processes: those of one that waits look for work all the time."""
+    """An engine and its processes, which are paused while another engine runs, since they poll for
+    work."""
 
     engine: Engine
     own: set[psutil.Process]

@@ -1,4 +1,4 @@
-"""What the project promises of the pocket model: `python tests/benchmarks/promises.py`.
+"""The project's promises for the pocket model: `python tests/benchmarks/promises.py`.
 
     (a) the monitor separates held-out texts of two moods
     (b) a guard on the harm vector trips on harmful requests, and not on harmless ones
@@ -68,7 +68,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Row:
-    """A promise, how it was to be kept, what came of it, and what was wanted."""
+    """A promise: its name, the command, the result, and the target."""
 
     promise: str
     how: str
@@ -370,7 +370,7 @@ def chosen_place(model: Model, kind: str, size: Size) -> str:
 
 @dataclass(frozen=True)
 class Parts:
-    """What is composed: of each kind, the file and what follows it in `-v`."""
+    """The vectors of a composition: for each kind, the file and the rest of its `-v`."""
 
     name: str
     typed: dict[str, str]

@@ -1,4 +1,5 @@
-"""What rivals make of a tiny model and a few pairs, for `tests/test_references.py` to hold ours by.
+"""Vectors of rivals for a tiny model and a few pairs, with which `tests/test_references.py`
+compares ours.
 
     python tests/benchmarks/extract.py --setup DIR           makes the rivals' environment in DIR
     python tests/benchmarks/references.py DIR                writes tests/references.json

@@ -84,7 +84,7 @@ def run(model: Any, ids: torch.Tensor, tokens: int) -> float:
 
 @contextlib.contextmanager
 def steering(tool: str, model: Any, directions: dict[int, list[float]]) -> Iterator[None]:
-    """As their documentation says; what is done once, before the first text, counts for none."""
+    """As their documentation says; set-up before the first text is not counted."""
     if not directions:
         yield
     elif tool == "repeng":

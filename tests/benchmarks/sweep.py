@@ -45,7 +45,8 @@ LENGTHS = (8, 24, 64)
 
 
 def one_at_a_time(bench: Bench, grid: Grid) -> Iterator[tuple[Array, Array]]:
-    """Effects and drifts of each row, [column, text]; what is not steered is made before, once."""
+    """Effects and drifts of each row, [column, text]; the unsteered log-probabilities are computed
+    once, before."""
     log_likelihoods = [log_probs(bench.model, text, conditioned=True) for text in bench.effect]
     base = [log_probs(bench.model, text) for text in [*bench.effect, *bench.unrelated]]
     divergences = [

@@ -1,4 +1,5 @@
-"""What `-v NAME` does without a number: `python tests/benchmarks/unnumbered.py [--pairs] [VALUE]`.
+"""The effect of `-v NAME` without a number: `python tests/benchmarks/unnumbered.py [--pairs]
+[VALUE]`.
 
 For each mood, style and topic of the pocket grammar: `steer extract` from stories, after the tag
 and after nothing (or, with --pairs, from stories that have the value and others that have another),
@@ -53,7 +54,7 @@ def write_pairs(path: Path, kind: str, value: str, n: int, seed: int) -> None:
 
 
 def share(texts: list[str], kind: str, value: str) -> Interval:
-    """Of the words that bear the attribute, those that bear the value."""
+    """The share of the attribute's words that have the value."""
     counts = [corpus.counts(text)[kind] for text in texts]
     return ratio([words[value] for words in counts], [sum(words.values()) for words in counts])
 
