@@ -30,7 +30,7 @@ def openai(url: str, model: str, alias: str) -> Texts:
     import openai
 
     api = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
-    assert {model, alias} <= {one.id for one in api.models.list()}
+    assert {model, alias} <= {entry.id for entry in api.models.list()}
     assert api.models.retrieve(alias).id == alias
     common: dict[str, Any] = {"temperature": 0, "max_tokens": MOST}
     complete, chat = api.completions.create, api.chat.completions.create
@@ -163,7 +163,7 @@ def ollama(url: str, model: str, alias: str) -> Texts:
     import ollama
 
     api = ollama.Client(host=url)
-    assert alias in [one.model for one in api.list().models]
+    assert alias in [model.model for model in api.list().models]
     options = {"num_predict": MOST, "temperature": 0}
     messages = [{"role": "user", "content": QUESTION}]
     raw: dict[str, Any] = {"prompt": TEXT, "raw": True, "options": options}

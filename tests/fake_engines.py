@@ -111,22 +111,22 @@ class IkLlama(Engine):
         if (method, path) == ("GET", "/control-vectors"):
             names = ("path", "scale", "layer_start", "layer_end", "applied")
             return 200, [
-                {"id": i, **{name: one[name] for name in names}}
-                for i, one in enumerate(self.vectors)
+                {"id": i, **{name: vector[name] for name in names}}
+                for i, vector in enumerate(self.vectors)
             ]
         if (method, path) == ("POST", "/control-vectors/load"):
-            for one in self.vectors:
-                if one["path"] == body["path"]:  # not read again
-                    one |= {"scale": body.get("scale", 1.0)}
-                    return 200, {"success": True, "id": self.vectors.index(one)}
+            for vector in self.vectors:
+                if vector["path"] == body["path"]:  # not read again
+                    vector |= {"scale": body.get("scale", 1.0)}
+                    return 200, {"success": True, "id": self.vectors.index(vector)}
             try:
                 rows = read_gguf(Path(body["path"]).read_bytes())
             except OSError:
                 error = f"Failed to load control vector from {body['path']}"
                 return 400, {"success": False, "error": error}
             n = self.model.n_layers
-            found = {"scale": 1.0, "layer_start": 1, "layer_end": n, **body, "applied": True}
-            self.vectors.append({**found, "rows": rows})
+            fields = {"scale": 1.0, "layer_start": 1, "layer_end": n, **body, "applied": True}
+            self.vectors.append({**fields, "rows": rows})
             return 200, {"success": True, "id": len(self.vectors) - 1}
         if (method, path) == ("POST", "/control-vectors/unload"):
             if not 0 <= body["id"] < len(self.vectors):
@@ -136,14 +136,14 @@ class IkLlama(Engine):
         return 404, {"error": "not found"}
 
     def deltas(self, body: dict[str, Any], first: int) -> list[tuple[slice, Rows]]:
-        low = min((one["layer_start"] for one in self.vectors), default=0)
-        high = max((one["layer_end"] for one in self.vectors), default=0)
+        low = min((vector["layer_start"] for vector in self.vectors), default=0)
+        high = max((vector["layer_end"] for vector in self.vectors), default=0)
         return [
             (
                 slice(None),
-                {n: one["scale"] * row for n, row in one["rows"].items() if low <= n <= high},
+                {n: vector["scale"] * row for n, row in vector["rows"].items() if low <= n <= high},
             )
-            for one in self.vectors
+            for vector in self.vectors
         ]
 
 
@@ -163,10 +163,10 @@ class Llama(Engine):
             return 200, [{"id": i, "path": str(p), "scale": scale} for i, (p, scale) in listed]
         if not isinstance(body, list):
             return 400, {"error": {"message": "Request body must be an array"}}
-        for one in body:
-            if not 0 <= one["id"] < len(self.scales):
+        for key in body:
+            if not 0 <= key["id"] < len(self.scales):
                 return 400, {"error": {"message": "invalid id"}}
-            self.scales[one["id"]] = one["scale"]
+            self.scales[key["id"]] = key["scale"]
         return 200, {"success": True}
 
     def deltas(self, body: dict[str, Any], first: int) -> list[tuple[slice, Rows]]:
@@ -296,9 +296,12 @@ class Hotwire(Engine):
     def deltas(self, body: dict[str, Any], first: int) -> list[tuple[slice, Rows]]:
         entries = json.loads(body.get("vllm_xargs", {}).get("hotwire", "[]"))
         return [
-            (slice(None), {one["layer"]: one["scale"] * self.vectors[one["id"]][one["layer"]]})
-            for one in entries
-            if one["id"] in self.vectors  # as it does: an unknown name is not an error
+            (
+                slice(None),
+                {entry["layer"]: entry["scale"] * self.vectors[entry["id"]][entry["layer"]]},
+            )
+            for entry in entries
+            if entry["id"] in self.vectors  # as it does: an unknown name is not an error
         ]
 
 

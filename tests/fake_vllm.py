@@ -34,16 +34,16 @@ class LLM:
 
     def generate(self, prompts: list[Any], settings: list[Any], *, use_tqdm: bool) -> list[Any]:
         return [
-            SimpleNamespace(outputs=[self._one(prompt["prompt_token_ids"], asked)])
-            for prompt, asked in zip(prompts, settings, strict=True)
+            SimpleNamespace(outputs=[self._one(prompt["prompt_token_ids"], setting)])
+            for prompt, setting in zip(prompts, settings, strict=True)
         ]
 
-    def _one(self, ids: list[int], asked: Any) -> Any:
-        key = (getattr(asked, "extra_args", None) or {}).get("steer", "")
+    def _one(self, ids: list[int], setting: Any) -> Any:
+        key = (getattr(setting, "extra_args", None) or {}).get("steer", "")
         steers = wire.decode(key, self.vectors)
-        sampling = Sampling(asked.max_tokens, 0)
+        sampling = Sampling(setting.max_tokens, 0)
         [new] = continue_ids(self.model, [(ids, 0)], steers, sampling)
-        first = self._first(ids, steers) if getattr(asked, "logprobs", None) else {}
+        first = self._first(ids, steers) if getattr(setting, "logprobs", None) else {}
         return SimpleNamespace(
             text=self.model.decode(new),
             token_ids=new,
@@ -56,14 +56,16 @@ class LLM:
         clock = TokenClock(len(ids), torch.zeros(1, dtype=torch.int64))
         with torch.no_grad(), injected(self.model, steers, clock):
             logits = self.model.network(torch.tensor([ids])).logits[0, -1]
-        found = torch.log_softmax(logits.double(), -1).tolist()
-        return {token: SimpleNamespace(logprob=value) for token, value in enumerate(found)}
+        log_likelihoods = torch.log_softmax(logits.double(), -1).tolist()
+        return {
+            token: SimpleNamespace(logprob=value) for token, value in enumerate(log_likelihoods)
+        }
 
 
 def install(monkeypatch: pytest.MonkeyPatch, version: str = "0.32.1") -> None:
     """Have it found in vLLM's place."""
 
-    def found(package: str) -> str:
+    def version_of(package: str) -> str:
         if package != "vllm":
             raise metadata.PackageNotFoundError
         return version
@@ -72,4 +74,4 @@ def install(monkeypatch: pytest.MonkeyPatch, version: str = "0.32.1") -> None:
     vars(module).update(LLM=LLM, SamplingParams=SimpleNamespace)
     monkeypatch.setitem(sys.modules, "vllm", module)
     monkeypatch.setattr(vllm_engine, "find_spec", lambda name: object())
-    monkeypatch.setattr(vllm_engine.metadata, "version", found)
+    monkeypatch.setattr(vllm_engine.metadata, "version", version_of)

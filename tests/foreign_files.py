@@ -60,10 +60,10 @@ class Example:
 
     def chosen(self, folder: Path) -> Options:
         """The options, with paths in the folder."""
-        given = dict(self.options)
-        if "minus" in given:
-            given["minus"] = folder / given["minus"]
-        return Options(**given)
+        typed = dict(self.options)
+        if "minus" in typed:
+            typed["minus"] = folder / typed["minus"]
+        return Options(**typed)
 
     @property
     def main(self) -> str:

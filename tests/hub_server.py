@@ -112,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
             modes = [
                 {"path": path, "uploadMode": "lfs" if "safetensors" in path else "regular"}
                 | {"shouldIgnore": False}
-                for path in (one["path"] for one in files)
+                for path in (file["path"] for file in files)
             ]
             self._json(200, {"files": modes})
         elif self.path.endswith("/info/lfs/objects/batch"):
@@ -129,8 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.lfs[oid] = data
         self._json(200, {})
 
-    def _create(self, told: dict[str, Any]) -> None:
-        name = f"{told['organization']}/{told['name']}"
+    def _create(self, request: dict[str, Any]) -> None:
+        name = f"{request['organization']}/{request['name']}"
         with self.server.lock:
             if name in self.server.repositories:
                 self._json(409, {"error": "exists", "url": f"{self.server.url}/{name}"})
@@ -139,10 +139,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.repositories[name].commit({".gitattributes": b"*.safetensors filter=lfs\n"})
         self._json(200, {"url": f"{self.server.url}/{name}"})
 
-    def _batch(self, told: dict[str, Any]) -> None:
+    def _batch(self, request: dict[str, Any]) -> None:
         objects = [
-            one | {"actions": {"upload": {"href": f"{self.server.url}/lfs/{one['oid']}"}}}
-            for one in told["objects"]
+            entry | {"actions": {"upload": {"href": f"{self.server.url}/lfs/{entry['oid']}"}}}
+            for entry in request["objects"]
         ]
         self._json(200, {"transfer": "basic", "objects": objects})
 
@@ -154,9 +154,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self._json(412, {"error": "The branch has moved"})
                 return
             files = dict(repository.commits[repository.head])
-            for one in rest:
-                stored = base64.b64decode(one["content"]) if "content" in one else None
-                files[one["path"]] = self.server.lfs[one["oid"]] if stored is None else stored
+            for part in rest:
+                stored = base64.b64decode(part["content"]) if "content" in part else None
+                files[part["path"]] = self.server.lfs[part["oid"]] if stored is None else stored
             oid = repository.commit(files)
         self._json(200, {"commitUrl": f"{self.server.url}/{name}/commit/{oid}", "commitOid": oid})
 
@@ -172,13 +172,13 @@ class _Handler(BaseHTTPRequestHandler):
         return commit, repository.commits[commit]
 
     def _info(self, name: str, revision: str) -> None:
-        if found := self._found(name, revision):
-            self._json(200, {"id": name, "sha": found[0], "siblings": [], "tags": []})
+        if entry := self._found(name, revision):
+            self._json(200, {"id": name, "sha": entry[0], "siblings": [], "tags": []})
 
     def _tree(self, name: str, revision: str, folder: str) -> None:
-        if found := self._found(name, revision):
+        if entry := self._found(name, revision):
             prefix = f"{folder}/" if folder else ""
-            inside = {p: d for p, d in found[1].items() if p.startswith(prefix)}
+            inside = {p: d for p, d in entry[1].items() if p.startswith(prefix)}
             if folder and not inside:
                 self._error("EntryNotFound")
                 return
@@ -187,13 +187,13 @@ class _Handler(BaseHTTPRequestHandler):
             )
 
     def _paths(self, name: str, revision: str, paths: list[str]) -> None:
-        if found := self._found(name, revision):
-            self._json(200, [_entry(path, found[1][path]) for path in paths if path in found[1]])
+        if entry := self._found(name, revision):
+            self._json(200, [_entry(path, entry[1][path]) for path in paths if path in entry[1]])
 
     def _resolve(self, name: str, revision: str, path: str) -> None:
-        if not (found := self._found(name, revision)):
+        if not (entry := self._found(name, revision)):
             return
-        commit, files = found
+        commit, files = entry
         if path not in files:
             self._error("EntryNotFound", {"X-Repo-Commit": commit})
             return
@@ -207,15 +207,15 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(302, b"", headers | {"Location": self.server.elsewhere + oid})
 
     def _send_file(self, data: bytes, headers: dict[str, str] | None = None) -> None:
-        asked = self.headers.get("Range")
+        requested_range = self.headers.get("Range")
         status, part = 200, data
         headers = {"Accept-Ranges": "bytes"} | (headers or {})
-        if asked and (match := re.fullmatch(r"bytes=(\d+)-(\d*)", asked)):
+        if requested_range and (match := re.fullmatch(r"bytes=(\d+)-(\d*)", requested_range)):
             start, stop = int(match[1]), int(match[2] or len(data) - 1)
             status, part = 206, data[start : stop + 1]
             headers["Content-Range"] = f"bytes {start}-{start + len(part) - 1}/{len(data)}"
         if self.command == "GET":
-            self.server.ranges.append(asked)
+            self.server.ranges.append(requested_range)
             self.server.sent += len(part)
         self._answer(status, part, headers, self.server.cut)
 

@@ -26,8 +26,8 @@ def main() -> None:
             pass
 
     def passages(path: Path) -> int:
-        with resume(path, planned.recording) as found:
-            return int(found.done().sum())
+        with resume(path, planned.recording) as kept:
+            return int(kept.done().sum())
 
     killing.main(recorded, passages)
 

@@ -24,12 +24,12 @@ def main() -> None:
     def evaluated(path: Path) -> None:
         rows = variants([tiny.steer(model, 3)], condition="w50 w51")
         done = Journal(path.with_suffix(".journal"))
-        found = measure_rows(model, rows, Task(HeldOut(HELD_OUT), WRITING), done=done)
-        told = [
+        rows_measured = measure_rows(model, rows, Task(HeldOut(HELD_OUT), WRITING), done=done)
+        figures = [
             [row.variant.label, {name: plain(x) for name, x in row.measures.items()}, row.samples]
-            for row in found
+            for row in rows_measured
         ]
-        path.write_text(json.dumps(told))
+        path.write_text(json.dumps(figures))
 
     def pieces(path: Path) -> int:
         return len(Journal(path.with_suffix(".journal")))

@@ -72,28 +72,28 @@ def local_cases() -> list[Case]:
         "combine": ("combine", "a.safetensors", "b.safetensors", "-o"),
         "convert": ("convert", "row.npy", "--layer", "1"),
     }
-    made = []
+    cases = []
     for name, words in commands.items():
-        made.append(Case(name, (*words, "new.safetensors"), "."))
-        made.append(Case(f"{name} --force", (*words, "old.safetensors", "--force"), "."))
+        cases.append(Case(name, (*words, "new.safetensors"), "."))
+        cases.append(Case(f"{name} --force", (*words, "old.safetensors", "--force"), "."))
     for team in ("new", "old"):
         force = ("--force",) if team == "old" else ()
         name = " ".join(("{}", *force))
-        made.append(Case(name.format("push"), ("push", "a.safetensors", team, *force), team))
+        cases.append(Case(name.format("push"), ("push", "a.safetensors", team, *force), team))
         pulled = ("pull", "there/a", "-o", team, *force)
-        made.append(Case(name.format("pull"), pulled, team))
+        cases.append(Case(name.format("pull"), pulled, team))
     fit = ("fit", "acts.safetensors", "-o")
-    made.append(Case("fit", (*fit, "new.safetensors"), "."))
-    made.append(Case("fit --force", (*fit, "old.safetensors", "--force"), "."))
+    cases.append(Case("fit", (*fit, "new.safetensors"), "."))
+    cases.append(Case("fit --force", (*fit, "old.safetensors", "--force"), "."))
     bake = ("bake", "-m", "../model", "-v", "./small.safetensors:2@1", "--approximate", "-o")
-    made.append(Case("bake", (*bake, "new"), "new"))
-    made.append(Case("bake --force", (*bake, "baked", "--force"), "baked"))
-    made.append(Case("sign", ("sign", "b.safetensors", "--key", "k.pem"), "."))
+    cases.append(Case("bake", (*bake, "new"), "new"))
+    cases.append(Case("bake --force", (*bake, "baked", "--force"), "baked"))
+    cases.append(Case("sign", ("sign", "b.safetensors", "--key", "k.pem"), "."))
     known = ("--public-key", "k.pub")
-    made.append(Case("pull signed", ("pull", "signed/a", "-o", "new", *known), "new"))
-    made.append(Case("pull successor", ("pull", "signed/a", "-o", "held", "--force"), "held"))
-    made.append(Case("push signed", ("push", "signed/a.safetensors", "new"), "new"))
-    return made
+    cases.append(Case("pull signed", ("pull", "signed/a", "-o", "new", *known), "new"))
+    cases.append(Case("pull successor", ("pull", "signed/a", "-o", "held", "--force"), "held"))
+    cases.append(Case("push signed", ("push", "signed/a.safetensors", "new"), "new"))
+    return cases
 
 
 def remote_cases(addresses: dict[str, str], folder: Path) -> list[Case]:
@@ -112,11 +112,13 @@ def remote_cases(addresses: dict[str, str], folder: Path) -> list[Case]:
     for place in places.values():
         there = command(("push", "a.safetensors", place.replace("{n}", "there")))
         assert done(forked(there, folder / "template"))
-    made = []
+    cases = []
     for kind, place in places.items():
-        made.append(Case(f"push {kind}", ("push", "a.safetensors", place), place))
-        made.append(Case(f"pull {kind}", ("pull", place.replace("{n}", "there") + "/a"), "vectors"))
-    return made
+        cases.append(Case(f"push {kind}", ("push", "a.safetensors", place), place))
+        cases.append(
+            Case(f"pull {kind}", ("pull", place.replace("{n}", "there") + "/a"), "vectors")
+        )
+    return cases
 
 
 def prepare(folder: Path) -> None:
@@ -230,10 +232,10 @@ def killed(words: tuple[str, ...], folder: Path, rng: Random, usual: tuple[int, 
         left = stop - time.monotonic() if after > n_events else 60
         if left <= 0 or not select.select([reader], [], [], left)[0]:
             break
-        told = len(os.read(reader, 1))
-        if not told:
+        n_bytes = len(os.read(reader, 1))
+        if not n_bytes:
             break
-        count += told
+        count += n_bytes
     if after <= n_events:
         time.sleep(rng.choice([0, 0, 1e-4, 1e-3]))
     os.kill(child, signal.SIGKILL)
@@ -249,8 +251,8 @@ def measured(words: tuple[str, ...], folder: Path) -> tuple[int, float]:
     child = forked(command(words, writer), folder)
     os.close(writer)
     count = 0
-    while told := len(os.read(reader, 4096)):
-        count += told
+    while n_bytes := len(os.read(reader, 4096)):
+        count += n_bytes
     assert done(child), f"{' '.join(words)} fails"
     os.close(reader)
     return count, time.monotonic() - start
@@ -303,7 +305,7 @@ def main() -> None:
     options.add_argument("n", type=int)
     options.add_argument("--remote", action="store_true")
     options.add_argument("--seed", type=int, default=0)
-    asked = options.parse_args()
+    args = options.parse_args()
     torch.set_num_threads(1)  # a fork has no other threads
     warnings.simplefilter("ignore")
     failed: list[str] = []
@@ -313,15 +315,15 @@ def main() -> None:
         template = Path(scratch) / "template"
         tiny.save(Path(scratch) / "model")
         prepare(template)
-        kinds = tuple(servers.KINDS) if asked.remote else ()
+        kinds = tuple(servers.KINDS) if args.remote else ()
         with servers.processes(Path(scratch), *kinds) as addresses:
-            cases = remote_cases(addresses, Path(scratch)) if asked.remote else local_cases()
+            cases = remote_cases(addresses, Path(scratch)) if args.remote else local_cases()
             for case in cases:
-                if not asked.remote:
+                if not args.remote:
                     warm(case, template)
-                states, wrong = tried(case, asked.n, template, asked.seed)
-                found = ", ".join(f"{state} {count}" for state, count in sorted(states.items()))
-                sys.stdout.write(f"{case.name:16} {asked.n} kills: {found}\n")
+                states, wrong = tried(case, args.n, template, args.seed)
+                summary = ", ".join(f"{state} {count}" for state, count in sorted(states.items()))
+                sys.stdout.write(f"{case.name:16} {args.n} kills: {summary}\n")
                 sys.stdout.flush()
                 failed += wrong
     if failed:

@@ -201,8 +201,8 @@ async def _streamed(client: httpx.AsyncClient, case: Case) -> str:
     async with client.stream("POST", "/completions", json=case.body | {"stream": True}) as answer:
         async for line in answer.aiter_lines():
             if line.startswith("data: {"):
-                told = json.loads(line.removeprefix("data: "))
-                text += "".join(choice["text"] for choice in told.get("choices", ()))
+                message = json.loads(line.removeprefix("data: "))
+                text += "".join(choice["text"] for choice in message.get("choices", ()))
     return text
 
 

@@ -40,11 +40,11 @@ def write(vector: SteeringVector) -> None:
 
 
 def push_to(place: str) -> Callable[[SteeringVector], None]:
-    def one(vector: SteeringVector) -> None:
+    def push_one(vector: SteeringVector) -> None:
         parcel = Parcel("calm", store.to_bytes(vector), vector.metadata)
         push(parse_folder(place), [parcel], {}, force=True)
 
-    return one
+    return push_one
 
 
 def pull_it(vector: SteeringVector) -> None:
@@ -55,7 +55,7 @@ def pull_it(vector: SteeringVector) -> None:
     pull(parse_vector(f"{there}/calm"), Path("pulled"), force=True)
 
 
-def whole(place: str) -> str | None:
+def complete_file(place: str) -> str | None:
     """The hash of what stands under the name, or None where nothing does; it is a whole vector."""
     data = contents(open_place(parse_folder(place)), NAME, store.MAX_BYTES)
     return None if data is None else store.from_bytes(data, place).sha256
@@ -82,10 +82,10 @@ def race(n: int, place: str, act: Callable[[SteeringVector], None]) -> tuple[int
             assert not status, f"a process failed at {place}"
             if pid:
                 children.remove(child)
-        seen.add(whole(place))
+        seen.add(complete_file(place))
         looks += 1
         time.sleep(0.005)
-    final = whole(place)
+    final = complete_file(place)
     assert final in KNOWN
     return looks, (seen | {final}) - {None}  # type: ignore[operator]
 

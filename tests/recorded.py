@@ -31,9 +31,9 @@ def extract(
     planned = plan(model, contrasts, settings(**read))
     with (
         TemporaryDirectory() as folder,
-        record_contrasts(InProcess(model), planned, Path(folder) / "part", on_progress) as found,
+        record_contrasts(InProcess(model), planned, Path(folder) / "part", on_progress) as recorded,
     ):
-        return best(fit_vectors(found, FitSettings(name="x", method=method)))
+        return best(fit_vectors(recorded, FitSettings(name="x", method=method)))
 
 
 def direction(method: str, positive: np.ndarray, negative: np.ndarray, **options: Any) -> Any:
@@ -44,8 +44,8 @@ def direction(method: str, positive: np.ndarray, negative: np.ndarray, **options
 
 def settings(positions: str = "", site: str = "resid_post", layers: Any = None) -> ReadSettings:
     """As `steer extract` takes them."""
-    asked = parse_list(positions) if positions else ()
-    return ReadSettings(tuple(site.split(",")), layers, asked)  # type: ignore[arg-type]
+    chosen = parse_list(positions) if positions else ()
+    return ReadSettings(tuple(site.split(",")), layers, chosen)  # type: ignore[arg-type]
 
 
 def pairs(*texts: tuple[str, str]) -> Contrasts:

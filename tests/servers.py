@@ -85,9 +85,9 @@ def sftp(folder: Path) -> Iterator[str]:
     async def stop() -> None:
         listening.close()
         await listening.wait_closed()
-        for one in connections:
-            one.abort()
-            await one.wait_closed()
+        for connection in connections:
+            connection.abort()
+            await connection.wait_closed()
 
     asyncio.run_coroutine_threadsafe(stop(), loop).result()
     loop.call_soon_threadsafe(loop.stop)
@@ -127,7 +127,7 @@ def processes(folder: Path, *kinds: str) -> Iterator[dict[str, str]]:
     """Servers in processes of their own, which this process's clients use; their addresses."""
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        told = {}
+        settings = {}
         for kind in kinds:
             home = folder / kind
             home.mkdir()
@@ -141,14 +141,14 @@ def processes(folder: Path, *kinds: str) -> Iterator[dict[str, str]]:
             )
             process = stack.enter_context(started)
             assert process.stdout is not None
-            told[kind] = process.stdout.readline().strip()
-            use(kind, told[kind], home, patch)
-        yield told
+            settings[kind] = process.stdout.readline().strip()
+            use(kind, settings[kind], home, patch)
+        yield settings
         # Leaving closes their input, at which they end.
 
 
 if __name__ == "__main__":
-    with KINDS[sys.argv[1]](Path(sys.argv[2])) as told:
-        sys.stdout.write(told + "\n")
+    with KINDS[sys.argv[1]](Path(sys.argv[2])) as instance:
+        sys.stdout.write(instance + "\n")
         sys.stdout.flush()
         sys.stdin.read()

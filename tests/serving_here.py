@@ -71,14 +71,14 @@ class Here:
         assert answer.status_code == 200, answer.text
         data = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
         assert data[-1] == "[DONE]"
-        return [json.loads(one) for one in data[:-1]]
+        return [json.loads(token) for token in data[:-1]]
 
     def at_once(self, path: str, bodies: list[dict[str, Any]]) -> list[httpx.Response]:
         """The answers to requests that are made at the same time."""
 
         async def run() -> list[httpx.Response]:
             async with self.client() as client:
-                return await asyncio.gather(*(client.post(path, json=one) for one in bodies))
+                return await asyncio.gather(*(client.post(path, json=body) for body in bodies))
 
         return asyncio.run(run())
 

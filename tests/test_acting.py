@@ -55,7 +55,7 @@ scopes = st.builds(
 )
 schedules = st.just(CONSTANT) | st.one_of(
     st.builds(Schedule, st.sampled_from(["ramp", "decay", "first", "after"]), st.integers(1, 6)),
-    st.lists(spans, min_size=1, max_size=2).map(lambda found: Schedule("on", spans=tuple(found))),
+    st.lists(spans, min_size=1, max_size=2).map(lambda pairs: Schedule("on", spans=tuple(pairs))),
 )
 
 
@@ -81,19 +81,19 @@ def test_what_is_known_before_is_what_happens(
         tiny.steer(model, 3.0, scope, layers=layers, site=site), layers=layers, schedule=schedule
     )
     last = model.n_layers - 1
-    behind = all(one.layer == last for one in steer.sites())
+    behind = all(site.layer == last for site in steer.sites())
     steered, plain = (written(model, prompts, some, n) for some in ([steer], []))
     expected = []
-    for prompt, made, beside in zip(prompts, steered, plain, strict=True):
+    for prompt, generation, beside in zip(prompts, steered, plain, strict=True):
         ids = model.encode(prompt)
         special = [token in model.special_ids for token in ids]
         can = meets(scope, schedule, len(ids), n, special, only_writing=behind)
         expected.append(can)
         if not can:
-            assert made.text == beside.text
-            assert made.idle == [str(steer)]
+            assert generation.text == beside.text
+            assert generation.idle == [str(steer)]
         elif not scope.skip_special:  # else the new tokens may be special ones
-            assert not made.idle
+            assert not generation.idle
     sampling = Sampling(max_tokens=n, temperature=0)
     if any(expected):
         return
@@ -123,8 +123,8 @@ def test_a_row_says_in_a_batch_what_it_says_alone(family: str, name: str) -> Non
         together = written(model, PROMPTS, steers, 4)
         alone = [written(model, [prompt], steers, 4)[0] for prompt in PROMPTS]
         for field in ("idle", "unreached"):
-            assert [getattr(one, field) for one in together] == [
-                getattr(one, field) for one in alone
+            assert [getattr(generation, field) for generation in together] == [
+                getattr(generation, field) for generation in alone
             ]
 
 
@@ -137,11 +137,11 @@ def test_a_row_that_is_not_idle_is_written_otherwise_at_its_first_logits(
     model = tiny.model("llama")
     steer = acting(model, name, scope=Scope("range", 4))
     steered, plain = (written(model, PROMPTS, some, 2, samples=samples) for some in ([steer], []))
-    for made, beside in zip(steered, plain, strict=True):
-        if made.idle or made.unreached:
-            assert made.text == beside.text
-    named = [bool(made.idle) for made in steered]
-    short = [len(model.encode(made.prompt)) + 2 - 1 <= 4 for made in steered]
+    for generation, beside in zip(steered, plain, strict=True):
+        if generation.idle or generation.unreached:
+            assert generation.text == beside.text
+    named = [bool(generation.idle) for generation in steered]
+    short = [len(model.encode(generation.prompt)) + 2 - 1 <= 4 for generation in steered]
     assert named == short
 
 
@@ -149,9 +149,9 @@ def test_beams_tell_of_each_prompt() -> None:
     model = tiny.model("llama")
     steer = tiny.steer(model, 3.0, Scope("range", 5))
     sampling = {"beams": 3, "samples": 2}
-    made = written(model, PROMPTS, [steer], 2, **sampling)
-    idle = [len(model.encode(one.prompt)) + 1 <= 5 for one in made]
-    assert [bool(one.idle) for one in made] == idle
+    generations = written(model, PROMPTS, [steer], 2, **sampling)
+    idle = [len(model.encode(generation.prompt)) + 1 <= 5 for generation in generations]
+    assert [bool(generation.idle) for generation in generations] == idle
     assert any(idle) and not all(idle)
 
 
@@ -164,17 +164,19 @@ def nothing(model: Model) -> Steer:
 
 def test_what_adds_nothing_is_refused_before() -> None:
     model = tiny.model("llama")
-    one = tiny.steer(model, 1.0)
+    steer = tiny.steer(model, 1.0)
     sampling = Sampling(max_tokens=2, temperature=0)
     for steers in (
         [tiny.steer(model, 1e-60)],
-        [one, replace(one, coefficient=Coefficient(-1.0))],
+        [steer, replace(steer, coefficient=Coefficient(-1.0))],
         [nothing(model)],
     ):
         with pytest.raises(IdleError, match="it adds 0"):
             next(generate(model, PROMPTS, steers, sampling))
-        assert all(made.idle for made in written(model, PROMPTS, steers, 2))
-    assert not any(made.idle for made in written(model, PROMPTS, [tiny.steer(model, 0.0)], 2))
+        assert all(generation.idle for generation in written(model, PROMPTS, steers, 2))
+    assert not any(
+        generation.idle for generation in written(model, PROMPTS, [tiny.steer(model, 0.0)], 2)
+    )
 
 
 @pytest.mark.parametrize("when", [{}, {"scope": Scope("response")}])
@@ -182,13 +184,13 @@ def test_an_addition_below_the_precision_of_the_activations_is_idle(when: dict[s
     model = tiny.wrapped(tiny.build("llama").to(torch.bfloat16), "tiny-half")
     for coefficient, is_idle in ((1e-7, True), (1.0, False)):
         steer = replace(tiny.steer(model, coefficient), **when)
-        made = written(model, PROMPTS, [steer], 3)
-        assert [bool(one.idle) for one in made] == [is_idle] * len(PROMPTS)
+        generations = written(model, PROMPTS, [steer], 3)
+        assert [bool(generation.idle) for generation in generations] == [is_idle] * len(PROMPTS)
     with pytest.raises(IdleError, match="changed nothing in any of the 4 texts"):
         list(generate(model, PROMPTS, [tiny.steer(model, 1e-7)], Sampling(3, 0)))
     # What is too small is not hidden by what acts beside it.
     both = [tiny.steer(model, 1.0), replace(tiny.steer(model, 1e-7, seed=3), scope=Scope("prompt"))]
-    assert all(one.idle == [str(both[1])] for one in written(model, PROMPTS, both, 3))
+    assert all(generation.idle == [str(both[1])] for generation in written(model, PROMPTS, both, 3))
 
 
 @pytest.mark.parametrize("coefficient", [1e20, 1e36])
@@ -207,18 +209,18 @@ def test_a_gate_that_is_open_over_nothing_is_idle_and_a_closed_one_is_not() -> N
     gate = gated(model, "mean")
     for scope, n in ((Scope("range", 40), 3), (Scope("response"), 3)):
         steer = replace(tiny.steer(model, 3.0, scope), gate=gate)
-        for made in written(model, PROMPTS, [steer], n):
-            [reading] = made.gates
-            assert bool(made.idle) == (bool(reading.share) and scope.kind == "range")
+        for generation in written(model, PROMPTS, [steer], n):
+            [reading] = generation.gates
+            assert bool(generation.idle) == (bool(reading.share) and scope.kind == "range")
 
 
 def test_a_bound_that_nothing_comes_to_is_no_fault() -> None:
     model = tiny.model("llama")
     far = replace(tiny.steer(model), op=Operation("cap", 1e6))
-    for made in generate(model, PROMPTS, [far], Sampling(max_tokens=2, temperature=0)):
-        assert (made.idle, made.unreached) == ([], [str(far)])
+    for generation in generate(model, PROMPTS, [far], Sampling(max_tokens=2, temperature=0)):
+        assert (generation.idle, generation.unreached) == ([], [str(far)])
     outside = replace(far, scope=Scope("steps", 9))
-    assert all(made.idle for made in written(model, PROMPTS, [outside], 2))
+    assert all(generation.idle for generation in written(model, PROMPTS, [outside], 2))
 
 
 def test_nobody_looks_once_all_rows_have_acted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,11 +246,11 @@ def test_a_text_that_ended_before_its_steer_began_is_idle_beside_a_longer_one() 
     ending = tiny.wrapped(network, "tiny-ending")
     network.generation_config.eos_token_id = model.encode(first.text, special=False)[0]
     steer = tiny.steer(ending, 3.0, Scope("steps", 2))
-    made = written(ending, PROMPTS, [steer], 5)
-    assert made[0].n_tokens == 0
-    for one in made:
-        assert bool(one.idle) == (one.n_tokens + (one.finish == "end") <= 2)
-    assert {bool(one.idle) for one in made} == {True, False}
+    generations = written(ending, PROMPTS, [steer], 5)
+    assert generations[0].n_tokens == 0
+    for generation in generations:
+        assert bool(generation.idle) == (generation.n_tokens + (generation.finish == "end") <= 2)
+    assert {bool(generation.idle) for generation in generations} == {True, False}
 
 
 TEXTS = [

@@ -37,7 +37,7 @@ def test_a_combination_applied_once_is_all_parts_applied() -> None:
     combined = combine([part(first, 2.0), part(second, -0.5)], name="both")
     sampling = Sampling(max_tokens=8, temperature=1.0)
     texts = [
-        [made.text for made in generate(model, ["w5 w9", "w3"], steers, sampling)]
+        [generation.text for generation in generate(model, ["w5 w9", "w3"], steers, sampling)]
         for steers in ([part(combined)], [part(first, 2.0), part(second, -0.5)], [])
     ]
     assert texts[0] == texts[1] != texts[2]
@@ -46,10 +46,10 @@ def test_a_combination_applied_once_is_all_parts_applied() -> None:
 @given(st.permutations(range(3)), st.sampled_from(["sum", "mean"]))
 def test_numbers_do_not_depend_on_the_order(order: list[int], op: str) -> None:
     parts = [part(CALM, 0.3), part(WARM, -1.7), part(COLD, 1e4)]
-    one = combine(parts, name="x", op=op, orthogonal_to=[COLD])  # type: ignore[arg-type]
+    combined = combine(parts, name="x", op=op, orthogonal_to=[COLD])  # type: ignore[arg-type]
     other = combine([parts[i] for i in order], name="x", op=op, orthogonal_to=[COLD])  # type: ignore[arg-type]
-    assert one.directions.tobytes() == other.directions.tobytes()
-    assert one.metadata.statistics == other.metadata.statistics
+    assert combined.directions.tobytes() == other.directions.tobytes()
+    assert combined.metadata.statistics == other.metadata.statistics
 
 
 def test_it_has_the_layers_that_all_parts_have() -> None:
@@ -157,12 +157,12 @@ def test_the_file_says_what_it_was_made_from(tmp_path: Path) -> None:
     metadata = store.read(first).metadata
     how = metadata.method.combination
     assert how is not None
-    assert [(one.name, one.coefficient, one.unit) for one in how.parts] == [
+    assert [(part.name, part.coefficient, part.unit) for part in how.parts] == [
         ("calm", 2.0, "vector"),
         ("warm", 0.1, "residual"),
     ]
     assert how.parts[0].sha256 == sealed.metadata.sha256
-    assert [one.name for one in how.orthogonal_to] == ["cold"]
+    assert [vector.name for vector in how.orthogonal_to] == ["cold"]
     assert (metadata.contrast.kind, metadata.contrast.n) == ("vectors", 2)
     assert metadata.recommended.layers == (1, 2)
     assert [row.separability for row in metadata.statistics] == [None, None]
@@ -176,7 +176,7 @@ def test_positions_that_differ_are_mixed() -> None:
 
 def test_a_licence_is_kept_where_the_parts_agree() -> None:
     free = [tiny.renamed(vector, license="CC0-1.0") for vector in ALL]
-    assert combine([part(one) for one in free], name="x").metadata.license == "CC0-1.0"
+    assert combine([part(component) for component in free], name="x").metadata.license == "CC0-1.0"
     assert combine([part(CALM), part(free[1])], name="x").metadata.license == ""
 
 
@@ -193,8 +193,8 @@ def test_cosines_are_those_of_the_numbers() -> None:
     wide = make_vector(
         msgspec.structs.replace(CALM.metadata.model, d_model=9), layers=(1,), name="wide"
     )
-    found = likenesses([CALM, turned, WARM, wide])
-    assert [(one.first, one.second) for one in found[:2]] == [(0, 1), (0, 2)]
-    assert found[0].cosines == pytest.approx({0: -1.0, 1: -1.0, 2: -1.0})
-    assert set(found[1].cosines) == {1, 2}
-    assert found[2].cosines == {}
+    pairs = likenesses([CALM, turned, WARM, wide])
+    assert [(pair.first, pair.second) for pair in pairs[:2]] == [(0, 1), (0, 2)]
+    assert pairs[0].cosines == pytest.approx({0: -1.0, 1: -1.0, 2: -1.0})
+    assert set(pairs[1].cosines) == {1, 2}
+    assert pairs[2].cosines == {}

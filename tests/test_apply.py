@@ -84,11 +84,11 @@ def test_resid_post_of_a_layer_is_resid_pre_of_the_next(family: str) -> None:
     model = tiny.model(family)
     post = tiny.vector(model, layers=(0, 1))
     pre = tiny.vector(model, layers=(1, 2), site="resid_pre")
-    one, other = (
+    steer, other = (
         run(model, [Steer(vector, Coefficient(2), vector.metadata.layers)])
         for vector in (post, pre)
     )
-    assert one == other != run(model, [])
+    assert steer == other != run(model, [])
 
 
 @each_family
@@ -149,10 +149,10 @@ def test_low_rank_coefficient_0_is_the_baseline_and_1_is_not(family: str) -> Non
 @few_families
 def test_low_rank_edits_cancel_and_have_no_order(family: str) -> None:
     model = tiny.model(family)
-    one, other = (tiny.low_rank_steer(model, 1.5, seed=seed) for seed in (0, 1))
-    assert run(model, [one, other]) == run(model, [other, one]) != run(model, [one])
-    negative = Steer(one.vector, Coefficient(-1.5), one.layers)
-    assert run(model, [one, negative]) == run(model, [])
+    steer, other = (tiny.low_rank_steer(model, 1.5, seed=seed) for seed in (0, 1))
+    assert run(model, [steer, other]) == run(model, [other, steer]) != run(model, [steer])
+    negative = Steer(steer.vector, Coefficient(-1.5), steer.layers)
+    assert run(model, [steer, negative]) == run(model, [])
 
 
 @few_families
@@ -327,9 +327,9 @@ def test_a_text_ends_where_the_tokenizer_says_if_nobody_else_does() -> None:
     model = tiny.wrapped(tiny.build("llama"), "tiny")
     model.tokenizer.eos_token = end
     pieces: list[str] = []
-    [made] = generate(model, PROMPTS[:1], [], GREEDY, on_text=pieces.append)
-    assert made.finish == "end"
-    assert "".join(pieces) == made.text
+    [generation] = generate(model, PROMPTS[:1], [], GREEDY, on_text=pieces.append)
+    assert generation.finish == "end"
+    assert "".join(pieces) == generation.text
 
 
 @pytest.mark.parametrize(("pause", "fewest", "most"), [(0.0, 4, 99), (60.0, 1, 2)])
@@ -346,12 +346,12 @@ def test_streamed_text_is_the_text(
 
 def test_a_stop_string_ends_the_text_before_it() -> None:
     model = tiny.model("llama")
-    whole = run(model, [])[0]
-    word = whole.split()[3]
+    continuation = run(model, [])[0]
+    word = continuation.split()[3]
     stopped = list(
         generate(model, PROMPTS, [], Sampling(max_tokens=8, temperature=0, stop=(word,)))
     )
-    assert stopped[0].text == cut(whole, [word])
+    assert stopped[0].text == cut(continuation, [word])
     assert stopped[0].finish == "stop"
     assert stopped[0].n_tokens < 8
 
@@ -386,7 +386,7 @@ def test_a_batch_that_does_not_fit_is_written_in_parts(
 
     monkeypatch.setattr(apply, "Batch", Small)
     counts: list[int] = []
-    found = apply.continue_ids(model, begun, [tiny.steer(model)], sampling, counts.append)
-    assert found == expected
+    continuations = apply.continue_ids(model, begun, [tiny.steer(model)], sampling, counts.append)
+    assert continuations == expected
     assert sizes == [5, 2, 2, 1, 2], "what did not fit once is not tried again"
     assert sum(counts) == len(begun)

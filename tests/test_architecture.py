@@ -73,7 +73,7 @@ def imported(file: Path, *, only_at_top: bool = False, without_types: bool = Fal
     """Names of the modules that a file imports, `steer.` left in. without_types: leave out what
     only a type checker imports."""
     tree = ast.parse(file.read_text())
-    found: set[str] = set()
+    modules_found: set[str] = set()
     typed = [
         inner
         for node in ast.walk(tree)
@@ -84,13 +84,16 @@ def imported(file: Path, *, only_at_top: bool = False, without_types: bool = Fal
         if without_types and node in typed:
             continue
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules_found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             if node.module == "steer":
-                found |= {f"steer.{alias.name}" for alias in node.names}
+                modules_found |= {f"steer.{alias.name}" for alias in node.names}
             else:
-                found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+                modules_found |= {
+                    node.module,
+                    *(f"{node.module}.{alias.name}" for alias in node.names),
+                }
+    return modules_found
 
 
 #: Rooms inside a room, of extensions: a registry finds them as it finds those of other packages, so
@@ -112,8 +115,8 @@ RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 
 def ours(module: str) -> set[str]:
     """The modules of this package that a module imports, without `steer.`."""
-    found = imported(modules()[module])
-    return {name.removeprefix("steer.") for name in found if name.startswith("steer.")}
+    modules_found = imported(modules()[module])
+    return {name.removeprefix("steer.") for name in modules_found if name.startswith("steer.")}
 
 
 @pytest.mark.parametrize("module", [name for name in modules() if name != "__init__"])
@@ -192,23 +195,23 @@ def calls_of(module: str) -> list[ast.Call]:
 
 def file_calls(tree: ast.AST) -> list[ast.Call]:
     """The calls that read or write a file, by the names in `FILE_CALLS` and `LOADERS`."""
-    found = []
+    calls = []
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
         match node.func:
             case ast.Name(name) if name in FILE_CALLS and name != "read_bytes" and name != "copy":
-                found.append(node)
+                calls.append(node)
             case ast.Attribute(value, name) if name in FILE_CALLS:
                 # `tensor.copy()`; `files.read_bytes(path, limit=...)` is the function of the house.
                 limited = any(word.arg == "limit" for word in node.keywords)
                 if getattr(value, "id", "") == "formatter":  # of click, which writes help
                     continue
                 if name not in ("copy", "copy2") or getattr(value, "id", "") == "shutil":
-                    found += [] if limited else [node]
+                    calls += [] if limited else [node]
             case ast.Attribute(ast.Name(module), "load") if module in LOADERS:
-                found.append(node)
-    return found
+                calls.append(node)
+    return calls
 
 
 @pytest.mark.parametrize("module", modules())
@@ -225,8 +228,8 @@ def test_files_are_opened_in_one_place(module: str) -> None:
 def test_texts_have_an_encoding_that_no_locale_changes(module: str) -> None:
     for node in calls_of(module):
         name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id  # type: ignore[attr-defined]
-        constants = [word.value for word in (*node.args, *(one.value for one in node.keywords))
-                     if isinstance(word, ast.Constant)]  # fmt: skip
+        words = [*node.args, *(keyword.value for keyword in node.keywords)]
+        constants = [word.value for word in words if isinstance(word, ast.Constant)]
         binary = any(isinstance(value, str) and "b" in value for value in constants)
         encoded = any(word.arg == "encoding" for word in node.keywords)
         if name in TEXTUAL and not binary and module != "formats.archives":
@@ -270,17 +273,23 @@ ONE_MEANING = {
 
 
 def empty_names(tree: ast.AST) -> list[str]:
-    """Variables and parameters with such a name, by line."""
+    """Variables, parameters and functions with such a name, by line."""
     names = [(n.lineno, n.id) for n in ast.walk(tree)
              if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]  # fmt: skip
     names += [(node.lineno, node.arg) for node in ast.walk(tree) if isinstance(node, ast.arg)]
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    names += [(node.lineno, node.name) for node in ast.walk(tree) if isinstance(node, functions)]
     return [f"{line}: {name}" for line, name in names if name in EMPTY_NAMES]
 
 
-def test_variables_say_what_they_hold() -> None:
-    bad = [f"{module}:{name}" for module, file in modules().items()
-           for name in empty_names(ast.parse(file.read_text("utf-8")))]  # fmt: skip
-    assert not bad, f"name these variables by what they hold: {bad}"
+@pytest.mark.parametrize("folder", [ROOT, Path(__file__).parent], ids=["steer", "tests"])
+def test_names_say_what_they_hold(folder: Path) -> None:
+    bad = [
+        f"{file.relative_to(folder)}:{name}"
+        for file in folder.rglob("*.py")
+        for name in empty_names(ast.parse(file.read_text("utf-8")))
+    ]
+    assert not bad, f"name these by what they hold or do: {bad}"
 
 
 def test_a_word_has_one_meaning() -> None:
@@ -295,6 +304,6 @@ def test_a_word_has_one_meaning() -> None:
     assert homes == {name: [module] for name, module in ONE_MEANING.items()}
 
 
-def test_the_rule_sees_variables_and_parameters() -> None:
-    code = "def f(asked):\n    made = x.found(told=1)\n    return made\n"
-    assert empty_names(ast.parse(code)) == ["2: made", "1: asked"]
+def test_the_rule_sees_variables_parameters_and_functions() -> None:
+    code = "def told(asked):\n    made = x.found(told=1)\n    return made\n"
+    assert empty_names(ast.parse(code)) == ["2: made", "1: asked", "1: told"]

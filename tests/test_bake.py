@@ -105,27 +105,27 @@ def model_of(family: str) -> Model:
 
 
 def add(on: Model, site: str = "resid_post", layers: tuple[int, ...] = (0, 1)) -> Steer:
-    made = tiny.vector(on, layers=layers, site=site)
-    return Steer(made, Coefficient(0.7), layers)
+    vector = tiny.vector(on, layers=layers, site=site)
+    return Steer(vector, Coefficient(0.7), layers)
 
 
 def ablate(on: Model, seed: int = 0, share: float = 1.0) -> Steer:
-    made = tiny.vector(on, layers=(1,), seed=seed)
-    return Steer(made, Coefficient(share), (1,), op=WRITES)
+    vector = tiny.vector(on, layers=(1,), seed=seed)
+    return Steer(vector, Coefficient(share), (1,), op=WRITES)
 
 
-def written(made: BakedNetwork, on: Model, folder: Path, **options: Any) -> Path:
-    save(folder, made.network, on.tokenizer, ModelSource(), **{"max_shard_size": "5GB"} | options)
+def written(baked: BakedNetwork, on: Model, folder: Path, **options: Any) -> Path:
+    save(folder, baked.network, on.tokenizer, ModelSource(), **{"max_shard_size": "5GB"} | options)
     return folder
 
 
 def difference(
     on: Model, steers: list[Steer], folder: Path, *, approximate: bool = False
 ) -> Difference:
-    made = bake(on, steers, dtype=torch.float32, approximate=approximate)
+    baked = bake(on, steers, dtype=torch.float32, approximate=approximate)
     expected = reference(on, steers, TEXT)
-    source = ModelSource(str(written(made, on, folder)))
-    exact = not made.placement.approximations
+    source = ModelSource(str(written(baked, on, folder)))
+    exact = not baked.placement.approximations
     return compare(source, expected, dtype="float32", exact=exact)
 
 
@@ -140,15 +140,15 @@ def test_it_does_what_the_hooks_do_or_refuses(family: str, kind: int, tmp_path: 
     on, ability = model_of(family), ABILITIES[family][kind]
     steers = [[add(on)], [add(on, "attn_out")], [ablate(on)]][kind]
     if ability == "exact":
-        found = difference(on, steers, tmp_path)
-        assert found.largest < 1e-4 and found.effect > 0.5 and found.passed
+        gap = difference(on, steers, tmp_path)
+        assert gap.largest < 1e-4 and gap.effect > 0.5 and gap.passed
         return
     with pytest.raises(ModelError) as refusal:
         bake(on, steers, dtype=torch.float32)
     assert refusal.value.hint
     if ability == "near":
-        found = difference(on, steers, tmp_path, approximate=True)
-        assert found.largest > 1e-3 and not found.exact
+        gap = difference(on, steers, tmp_path, approximate=True)
+        assert gap.largest > 1e-3 and not gap.exact
     else:
         with pytest.raises(ModelError):
             bake(on, steers, dtype=torch.float32, approximate=True)
@@ -157,8 +157,8 @@ def test_it_does_what_the_hooks_do_or_refuses(family: str, kind: int, tmp_path: 
 @pytest.mark.parametrize("family", ["llama, tied", "gpt2", "gemma", "granite", "mistral"])
 def test_what_goes_into_the_first_layer_is_in_the_embedding(family: str, tmp_path: Path) -> None:
     on = model_of(family)
-    found = difference(on, [add(on, "resid_pre", (0,))], tmp_path)
-    assert found.largest < 1e-4 and found.effect > 0.5
+    gap = difference(on, [add(on, "resid_pre", (0,))], tmp_path)
+    assert gap.largest < 1e-4 and gap.effect > 0.5
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2", "gpt_oss", "cohere", "gptj"])
@@ -171,8 +171,8 @@ def test_several_at_once_are_done_in_the_order_of_the_hooks(family: str, tmp_pat
         ablate(on, seed=3),
         add(on, "mlp_out", (1,)),
     ]
-    found = difference(on, steers, tmp_path)
-    assert found.largest < 1e-4 and found.effect > 0.5
+    gap = difference(on, steers, tmp_path)
+    assert gap.largest < 1e-4 and gap.effect > 0.5
 
 
 def test_what_stands_for_the_mlp_is_not_mixed_with_constants() -> None:
@@ -189,29 +189,29 @@ def test_what_stands_for_the_mlp_is_not_mixed_with_constants() -> None:
 )
 def test_every_matrix_that_writes_is_counted(family: str, expected: int) -> None:
     on = model_of(family)
-    made = bake(on, [ablate(on)], dtype=torch.float32)
-    assert made.n_matrices == expected
-    unit = torch.from_numpy(np.array(made.edits[next(iter(made.edits))][0].direction)).double()
+    baked = bake(on, [ablate(on)], dtype=torch.float32)
+    assert baked.n_matrices == expected
+    unit = torch.from_numpy(np.array(baked.edits[next(iter(baked.edits))][0].direction)).double()
     name = on.hooks.embed
-    weight = made.network.state_dict()[f"{name}.weight"].double()
+    weight = baked.network.state_dict()[f"{name}.weight"].double()
     assert (weight @ unit).abs().max() < 1e-6
 
 
 def test_the_lm_head_keeps_what_it_compares_with() -> None:
     on = model_of("llama, tied")
-    made = bake(on, [ablate(on)], dtype=torch.float32)
-    weights, original = made.network.state_dict(), on.network.state_dict()
-    assert made.placement.untied and made.network.config.tie_word_embeddings is False
+    baked = bake(on, [ablate(on)], dtype=torch.float32)
+    weights, original = baked.network.state_dict(), on.network.state_dict()
+    assert baked.placement.untied and baked.network.config.tie_word_embeddings is False
     assert torch.equal(weights["lm_head.weight"], original["lm_head.weight"])
     assert not torch.equal(weights["model.embed_tokens.weight"], weights["lm_head.weight"])
 
 
 def test_the_model_stays_as_it_is() -> None:
     on = model_of("llama, tied")
-    before = {name: one.clone() for name, one in on.network.state_dict().items()}
+    before = {name: item.clone() for name, item in on.network.state_dict().items()}
     bake(on, [ablate(on), add(on)], dtype=torch.bfloat16)
     after = on.network.state_dict()
-    assert all(torch.equal(after[name], one) for name, one in before.items())
+    assert all(torch.equal(after[name], item) for name, item in before.items())
     assert not on.network.config.mlp_bias
 
 
@@ -270,7 +270,7 @@ def test_a_folder_is_there_as_a_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanged: bool
 ) -> None:
     if not exchanged:  # a file system that cannot
-        monkeypatch.setattr(target, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(target, "_exchange", lambda first, other: False)
     with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "made", force=False) as inside:
         (inside / "half").write_text("a half")
         raise KeyboardInterrupt
@@ -312,11 +312,11 @@ def test_the_folder_writes_what_apply_writes(vectors: None) -> None:
     baked = run("bake", "-v", "joyful:2@2", "-v", "sea:ablate=writes@2", "--max-shard-size", "1MB",
                 "-o", "made", "--json")  # fmt: skip
     assert baked.exit_code == 0, baked.output
-    told = json.loads(baked.stdout)
-    assert told["difference"]["passed"] and told["difference"]["effect"] > 1
-    assert (told["matrices"], told["constants"], told["untied"]) == (11, 1, True)
+    report = json.loads(baked.stdout)
+    assert report["difference"]["passed"] and report["difference"]["effect"] > 1
+    assert (report["matrices"], report["constants"], report["untied"]) == (11, 1, True)
     folder = Path("made")
-    assert json.loads((folder / REPORT).read_text()).items() <= told.items()
+    assert json.loads((folder / REPORT).read_text()).items() <= report.items()
     assert "joyful" in (folder / "README.md").read_text()
     assert len(list(folder.glob("*.safetensors"))) > 1
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -324,21 +324,22 @@ def test_the_folder_writes_what_apply_writes(vectors: None) -> None:
     network = transformers.AutoModelForCausalLM.from_pretrained(folder)
     prompt = "One day Mara woke up."
     ids = tokenizer(prompt, return_tensors="pt")
-    made = network.generate(**ids, max_new_tokens=40, do_sample=False)[
+    tokens = network.generate(**ids, max_new_tokens=40, do_sample=False)[
         0, ids["input_ids"].shape[1] :
     ]
     applied = run("apply", prompt, "-v", "joyful:2@2", "-v", "sea:ablate=writes@2", "-t", "0",
                   "--max-tokens", "40", "--json")  # fmt: skip
-    text = tokenizer.decode(made, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     assert json.loads(applied.stdout)["results"][0]["text"] == text
 
 
 def test_half_precision_is_held_against_a_tolerance_of_its_own(vectors: None) -> None:
     baked = run("bake", "-v", "joyful:2@2", "--dtype", "bfloat16", "-o", "made", "--json")
     assert baked.exit_code == 0, baked.output
-    told = json.loads(baked.stdout)["difference"]
+    report = json.loads(baked.stdout)["difference"]
     assert (
-        told["dtype"] == "bfloat16" and 0 < told["mean"] <= told["tolerance"] < told["mean_effect"]
+        report["dtype"] == "bfloat16"
+        and 0 < report["mean"] <= report["tolerance"] < report["mean_effect"]
     )
     config = json.loads((Path("made") / "config.json").read_text())
     assert (config["dtype"], config["mlp_bias"]) == ("bfloat16", True)
@@ -348,9 +349,9 @@ def test_a_difference_is_told_and_deletes_nothing(
     vectors: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forgetful(model: Model, steers: list[Steer], **options: Any) -> BakedNetwork:
-        made = bake(model, steers, **options)
+        baked = bake(model, steers, **options)
         return dataclasses.replace(
-            made, network=rebuilt(model.network, model.network.state_dict(), {})
+            baked, network=rebuilt(model.network, model.network.state_dict(), {})
         )
 
     monkeypatch.setattr(baking_folder, "bake", forgetful)
@@ -396,9 +397,9 @@ def test_a_real_model_is_baked(tmp_path: Path) -> None:
     on = load(ModelSource(str(SHARED / "models/babyllama-tok105")))
     steers = [add(on, layers=(2, 3)), ablate(on)]
     expected = reference(on, steers)
-    made = bake(on, steers, dtype=torch.float32)
-    found = compare(ModelSource(str(written(made, on, tmp_path))), expected, dtype="float32")
-    assert found.passed and found.effect > 0.1
+    baked = bake(on, steers, dtype=torch.float32)
+    comparison = compare(ModelSource(str(written(baked, on, tmp_path))), expected, dtype="float32")
+    assert comparison.passed and comparison.effect > 0.1
 
 
 @pytest.mark.parametrize(

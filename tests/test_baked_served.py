@@ -65,8 +65,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_a_check_finds_what_was_baked_in_force(
     url: str, amount: str, verdict: str, code: int
 ) -> None:
-    found = steer("check-server", url, "-m", "pocket", "-v", f"{JOYFUL}:{amount}@2", "--json")
-    told = json.loads(found.stdout)
-    assert (found.exit_code, told["verdict"]) == (code, verdict)
+    result = steer("check-server", url, "-m", "pocket", "-v", f"{JOYFUL}:{amount}@2", "--json")
+    report = json.loads(result.stdout)
+    assert (result.exit_code, report["verdict"]) == (code, verdict)
     if verdict == "steered":
-        assert told["nats"]["to_steered"] < 1e-3 < 0.05 < told["nats"]["to_unsteered"]
+        assert report["nats"]["to_steered"] < 1e-3 < 0.05 < report["nats"]["to_unsteered"]

@@ -55,26 +55,26 @@ def chat_vector(model: Model, layers: tuple[int, ...]) -> SteeringVector:
 def test_strength_0_is_the_baseline_and_strength_is_shared_among_the_layers(chat: Model) -> None:
     vector = chat_vector(chat, (0, 1))
     words = {"layers": (0, 1), "questions": QUESTIONS, "max_tokens": 6}
-    found = calibrate(chat.inner, vector, strengths=(0.0, 3.0), **words)
-    nothing, strong = found.trials
-    assert nothing.answers == found.unsteered
+    calibration = calibrate(chat.inner, vector, strengths=(0.0, 3.0), **words)
+    nothing, strong = calibration.trials
+    assert nothing.answers == calibration.unsteered
     assert (nothing.shift, nothing.extra_nats) == (0, 0)
     assert nothing.coherent
     assert strong.coefficient == 3 / 2
-    assert strong.shift != 0 and strong.answers != found.unsteered
+    assert strong.shift != 0 and strong.answers != calibration.unsteered
 
 
 def test_what_is_recommended_is_a_trial_and_the_numbers_are_left_alone(chat: Model) -> None:
     vector = chat_vector(chat, (0, 1))
-    found = calibrate(chat.inner, vector, questions=QUESTIONS, max_tokens=6)
-    recommended = found.vector.metadata.recommended
+    calibration = calibrate(chat.inner, vector, questions=QUESTIONS, max_tokens=6)
+    recommended = calibration.vector.metadata.recommended
     assert recommended.layers == middle_layers(vector)
-    assert recommended.coefficient in [trial.coefficient for trial in found.trials]
-    if found.chosen is not None:
-        assert recommended.coefficient == found.chosen.coefficient
-    assert np.array_equal(found.vector.directions, vector.directions)
+    assert recommended.coefficient in [trial.coefficient for trial in calibration.trials]
+    if calibration.chosen is not None:
+        assert recommended.coefficient == calibration.chosen.coefficient
+    assert np.array_equal(calibration.vector.directions, vector.directions)
     again = calibrate(chat.inner, vector, questions=QUESTIONS, max_tokens=6)
-    assert again.trials == found.trials
+    assert again.trials == calibration.trials
 
 
 @pytest.mark.parametrize("limit", [0.0, *STRENGTHS])
@@ -83,8 +83,8 @@ def test_the_strongest_before_the_first_that_falls_apart_is_chosen(limit: float)
         Trial(strength, strength, 0.1, 0.0, 1.0, strength <= limit, ()) for strength in STRENGTHS
     ]
     trials.append(Trial(9, 9, 0.1, 0.0, 1.0, True, ()))  # what repeats one word costs little
-    found = best_trial(trials)
-    assert (found.strength if found else 0.0) == (limit if limit < STRENGTHS[-1] else 9)
+    best = best_trial(trials)
+    assert (best.strength if best else 0.0) == (limit if limit < STRENGTHS[-1] else 9)
     still = [replace(trial, shift=0.0) for trial in trials]
     assert best_trial(still) is None
 
@@ -116,8 +116,8 @@ def test_a_sweep_holds_the_calibrated_layers_together_against_each_alone() -> No
     assert together.steer(column) == resolve(SteerSpec("calm"), calibrated)
     assert thinned(grid, 6).rows[-1].layers == (9, 10, 11)
     assert len(thinned(grid, 6).rows) == 7
-    for given in ({"layers": "3-5"}, {"coefficients": "5%,10%"}, {"together": True}):
-        assert len({row.layers for row in grid_of(calibrated, **given).rows} & {(9, 10, 11)}) == 0
+    for options in ({"layers": "3-5"}, {"coefficients": "5%,10%"}, {"together": True}):
+        assert len({row.layers for row in grid_of(calibrated, **options).rows} & {(9, 10, 11)}) == 0
 
 
 def test_answers_of_a_chat_are_calibrated_and_plain_texts_are_not(
@@ -139,9 +139,9 @@ def test_make_shows_what_v_name_does_and_its_opposite(
     chat: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short(monkeypatch)
-    made = steer.make(chat, pairs(), chat=True, name="w", prompts=QUESTIONS)
-    vector = steer.Vector(made.vector)
-    texts = {str(one.spec): one.texts for one in made.samples}
+    sampled = steer.make(chat, pairs(), chat=True, name="w", prompts=QUESTIONS)
+    vector = steer.Vector(sampled.vector)
+    texts = {str(sample.spec): sample.texts for sample in sampled.samples}
     words = {"chat": True, "temperature": 0, "max_tokens": 40, "allow_idle": True}
     for spec, steers in {
         "None": None,
@@ -151,7 +151,7 @@ def test_make_shows_what_v_name_does_and_its_opposite(
     }.items():
         written = chat.generate_batch(list(QUESTIONS), steers, **words)
         assert texts[spec] == tuple(map(str, written)), spec
-    assert json.loads(json.dumps(made.to_dict()))["samples"][0]["steer"] == "w:-1"
+    assert json.loads(json.dumps(sampled.to_dict()))["samples"][0]["steer"] == "w:-1"
 
 
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def partial_of(function: Callable[..., object], **settings: object) -> Callable[..., object]:
-    return lambda *words, **given: function(*words, **(settings | given))
+    return lambda *words, **options: function(*words, **(settings | options))
 
 
 def test_extract_and_make_from_the_command_line(
@@ -181,7 +181,7 @@ def test_extract_and_make_from_the_command_line(
     common = ("pairs.jsonl", "--chat", "-m", folder)
     report = json.loads(run("extract", *common, "-o", "a.safetensors", "--json"))
     run("extract", *common, "-o", "b.safetensors", "--no-calibrate")
-    made = json.loads(run("make", "pairs.jsonl", "-m", folder, "-o", "c", "--json"))
+    summary = json.loads(run("make", "pairs.jsonl", "-m", folder, "-o", "c", "--json"))
     typed = Path("pairs.jsonl").read_text()
     piped = CliRunner().invoke(
         app, ["make", "-", "-m", str(folder), "-o", "d", "--name", "c"], input=typed
@@ -192,6 +192,6 @@ def test_extract_and_make_from_the_command_line(
     assert best.coefficient in [trial["coefficient"] for trial in report["calibration"]]
     assert plain.metadata.recommended.coefficient == 1
     assert third.metadata.recommended == best
-    assert made["samples"][0]["steer"] == "c.safetensors:-1"
+    assert summary["samples"][0]["steer"] == "c.safetensors:-1"
     assert np.array_equal(first.directions, plain.directions)
     assert replace(first, metadata=plain.metadata).sha256 == plain.sha256

@@ -62,7 +62,10 @@ def say(chat: Chat, *lines: str) -> list[str]:
 
 
 def written(model: Model, prompt: str, chat: Chat, specs_: tuple[str, ...], special: bool) -> str:
-    steers = [resolve(one, store.read(store.find(one.reference))) for one in map(parse, specs_)]
+    steers = [
+        resolve(parsed_spec, store.read(store.find(parsed_spec.reference)))
+        for parsed_spec in map(parse, specs_)
+    ]
     return next(generate(model, [prompt], steers, chat.sampling, special=special)).text
 
 
@@ -143,7 +146,7 @@ def test_ctrl_c_keeps_what_was_said_and_steers_nothing_later(
     plain.enter("/steer calm 9", ignore)
     turn = plain.enter("w3", interrupted).turn
     assert turn is not None and turn.finish == "interrupted"
-    kept = [one.answer for one in plain.conversation.turns]
+    kept = [turn.answer for turn in plain.conversation.turns]
     # The piece at which it was interrupted had been written already.
     assert kept == [turn.answer] if turn.answer.strip() else kept == []
     assert turn.answer.startswith("".join(pieces))
@@ -156,13 +159,16 @@ def test_a_conversation_is_saved_as_the_recipe_that_it_is(plain: Chat) -> None:
         plain.enter(line, ignore)
     for name in ("a.toml", "sub/b.toml", str(Path("sub/c.toml").resolve())):
         plain.enter(f"/save {name}", ignore)
-        found = read(Path(name))
-        parsed = [parse(one.vector) for one in found.steers]
-        assert [(str(one.coefficient), one.layers) for one in parsed] == [("2", (1,)), ("-1", None)]
+        recipe = read(Path(name))
+        parsed = [parse(steer.vector) for steer in recipe.steers]
+        assert [(str(spec.coefficient), spec.layers) for spec in parsed] == [
+            ("2", (1,)),
+            ("-1", None),
+        ]
         assert (
             store.find(parsed[1].reference).resolve() == Path("vectors/warm.safetensors").resolve()
         )
-        assert (found.generation["seed"], found.generation["chat"]) == (7, False)
+        assert (recipe.generation["seed"], recipe.generation["chat"]) == (7, False)
     with pytest.raises(SteerError, match=r"a.toml exists"):
         plain.enter("/save a.toml", ignore)
 
@@ -289,7 +295,7 @@ def test_lines_are_piped_in_and_answers_out(joyful: Path, folder: Path) -> None:
     )
     assert steer("apply", "w3 w4", "-m", folder, "--max-tokens", 5).stdout == unsteered + "\n"
     printed = json.loads(steer(*words, "-v", "joyful:9", "--json", stdin="w3 w4").stdout)
-    assert [one["answer"].strip() for one in printed["answers"]] == [steered]
+    assert [answer["answer"].strip() for answer in printed["answers"]] == [steered]
 
 
 def test_a_piped_error_ends_the_conversation(joyful: Path, folder: Path) -> None:  # noqa: F811

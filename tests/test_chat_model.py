@@ -39,7 +39,7 @@ def shown(trait: str, steers: object = None, system: str | None = None) -> float
     answers = model().generate_batch(
         questions, steers, chat=True, system=system, max_tokens=32, temperature=0
     )
-    return float(np.mean([MEASURES[trait](str(one)) for one in answers]))
+    return float(np.mean([MEASURES[trait](str(answer)) for answer in answers]))
 
 
 @pytest.mark.parametrize("trait", ["cheerful", "pirate"])

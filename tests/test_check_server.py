@@ -58,9 +58,9 @@ def baked(coefficient: float) -> Model:
         return pocket()
     vector = store.read(ROOT / "vectors/joyful.safetensors")
     steer = Steer(vector, Coefficient(coefficient), (2,))
-    made = bake(pocket(), [steer], dtype=torch.float32)
+    baked = bake(pocket(), [steer], dtype=torch.float32)
     with TemporaryDirectory() as folder:
-        save(Path(folder), made.network, pocket().tokenizer, ModelSource(), max_shard_size="5GB")
+        save(Path(folder), baked.network, pocket().tokenizer, ModelSource(), max_shard_size="5GB")
         return load(ModelSource(folder))
 
 
@@ -83,8 +83,8 @@ def serving(model: Model, *, log_probs: bool = True, refuses: bool = False) -> R
         written = model.decode(new)
         choice: dict[str, Any] = {"text": written, "logprobs": {"token_logprobs": values}}
         if chat:
-            told = {"content": [{"token": "", "logprob": value} for value in values]}
-            choice = {"message": {"content": written}, "logprobs": told}
+            content = {"content": [{"token": "", "logprob": value} for value in values]}
+            choice = {"message": {"content": written}, "logprobs": content}
         if not log_probs:
             choice["logprobs"] = None
         return 200, json.dumps({"choices": [choice]}).encode()
@@ -105,43 +105,43 @@ def test_the_verdict_is_what_the_server_does(
     coefficient: float, verdict: str, code: int, chat: bool
 ) -> None:
     model = baked(coefficient)
-    asked = ["Tell me a story about Mara.", "How do I bake bread?", "Tell me a story."]
-    words = ["--chat", *(word for text in asked for word in ("--prompt", text))] if chat else []
+    prompts = ["Tell me a story about Mara.", "How do I bake bread?", "Tell me a story."]
+    words = ["--chat", *(word for text in prompts for word in ("--prompt", text))] if chat else []
     reticent: list[dict[str, bool]] = [] if chat else [{"log_probs": False}]
     if coefficient == 2.0 and not chat:
         reticent.append({"refuses": True})
     for options in [{}, *reticent]:
         with served(serving(model, **options)) as url:
-            found = check(url, *words, "--json")
-        assert found.exit_code == code, found.output
-        told = json.loads(found.stdout)
-        assert (told["verdict"], told["served"]) == (verdict, "made")
+            result = check(url, *words, "--json")
+        assert result.exit_code == code, result.output
+        report = json.loads(result.stdout)
+        assert (report["verdict"], report["served"]) == (verdict, "made")
         if options:
-            assert told["nats"] is None or options.get("refuses")
+            assert report["nats"] is None or options.get("refuses")
         elif coefficient != -1.0:
-            near, far = sorted((told["nats"]["to_steered"], told["nats"]["to_unsteered"]))
+            near, far = sorted((report["nats"]["to_steered"], report["nats"]["to_unsteered"]))
             assert near < 1e-3 < 0.05 < far
 
 
 @pytest.mark.parametrize("times", [0.5, 0.9, 1.5, -1.0])
 def test_another_strength_is_told_from_the_one_asked_for(times: float) -> None:
     with served(serving(baked(2 * times))) as url:
-        found = check(url, *(["--json"] if times != 0.9 else []))
-    assert found.exit_code == 1
+        result = check(url, *(["--json"] if times != 0.9 else []))
+    assert result.exit_code == 1
     if times == 0.9:
-        assert "another strength" in found.stdout and "about 0.9 times" in found.stdout
+        assert "another strength" in result.stdout and "about 0.9 times" in result.stdout
     else:
-        told = json.loads(found.stdout)
-        assert (told["verdict"], told["multiple"]) == ("other", times)
+        report = json.loads(result.stdout)
+        assert (report["verdict"], report["multiple"]) == ("other", times)
 
 
 def test_it_says_so_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steer.cli.options.load_model", load)
     with served(serving(pocket(), log_probs=False)) as url:
-        found = check(url + "/v1/", "--prompt", "One day")
-    assert found.exit_code == 1
-    assert "is not steered" in found.stdout and "texts decide" in found.stderr
-    assert found.stdout.count("unsteered") >= 2
+        result = check(url + "/v1/", "--prompt", "One day")
+    assert result.exit_code == 1
+    assert "is not steered" in result.stdout and "texts decide" in result.stderr
+    assert result.stdout.count("unsteered") >= 2
 
 
 def broken(status: int, data: bytes) -> Reply:
@@ -170,16 +170,16 @@ def broken(status: int, data: bytes) -> Reply:
 )
 def test_a_broken_server_is_an_error_in_a_line(status: int, data: bytes) -> None:
     with served(broken(status, data)) as url:
-        found = check(url)
-    assert found.exit_code == 1 and found.stdout == ""
-    assert found.stderr.startswith("error: ") and "\x1b" not in found.stderr
+        result = check(url)
+    assert result.exit_code == 1 and result.stdout == ""
+    assert result.stderr.startswith("error: ") and "\x1b" not in result.stderr
 
 
 @pytest.mark.parametrize("data", [b"{}", b'{"data": []}', b'{"data": [5]}', b"\xff\xfe"])
 def test_a_server_without_models_is_an_error(data: bytes) -> None:
     with served(lambda path, body: (200, data)) as url:
-        found = check(url)
-    assert found.exit_code == 1 and found.stderr.startswith("error: ")
+        result = check(url)
+    assert result.exit_code == 1 and result.stderr.startswith("error: ")
 
 
 def test_what_is_no_server_is_found_before_the_model_loads(
@@ -203,7 +203,7 @@ def test_an_endless_answer_is_cut_off() -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "log_probs",
     [
         "nonsense",
         [None],
@@ -212,8 +212,8 @@ def test_an_endless_answer_is_cut_off() -> None:
         {"content": [{"logprob": "x"}]},
     ],
 )
-def test_log_probs_that_are_none_are_left_out(told: object) -> None:
-    answer = json.dumps({"choices": [{"text": "a", "logprobs": told}]}).encode()
+def test_log_probs_that_are_none_are_left_out(log_probs: object) -> None:
+    answer = json.dumps({"choices": [{"text": "a", "logprobs": log_probs}]}).encode()
     with served(broken(200, answer)) as url, Endpoint(url) as endpoint:
         assert endpoint.complete("a", served="made", max_tokens=1).log_probs is None
 

@@ -88,9 +88,9 @@ def test_help_says_each_command_in_a_line(group: list[str], monkeypatch: Any) ->
     monkeypatch.setenv("COLUMNS", "80")
     shown = steer(*group, "--help").stdout
     first = "Commands:\n" if group else f"{next(iter(COMMANDS))}:\n"
-    said = [line for line in shown.partition(first)[2].splitlines() if line.startswith("  ")]
-    assert said
-    for line in said:
+    listed = [line for line in shown.partition(first)[2].splitlines() if line.startswith("  ")]
+    assert listed
+    for line in listed:
         assert line.endswith(".") or line.endswith("?"), line
         assert not line.endswith("...") and len(line) <= 80, line
 
@@ -101,7 +101,7 @@ def every_command() -> Iterator[tuple[tuple[str, ...], Any]]:
     while left:
         words, command = left.pop()
         yield words, command
-        left += [((*words, name), one) for name, one in getattr(command, "commands", {}).items()]
+        left += [((*words, name), item) for name, item in getattr(command, "commands", {}).items()]
 
 
 def test_what_lists_a_command_is_the_first_line_of_its_help() -> None:
@@ -141,35 +141,35 @@ def test_every_help_begins_with_examples_and_groups_every_option(monkeypatch: An
     for words, command in every_command():
         if hasattr(command, "commands"):
             continue
-        said = steer(*words, "--help").stdout
-        assert said.split("\n\n")[2].strip().startswith(f"steer {' '.join(words)}"), words
-        assert "Options:" not in said
-        headings = re.findall(r"^(\S.*):$", said, re.MULTILINE)
+        help_text = steer(*words, "--help").stdout
+        assert help_text.split("\n\n")[2].strip().startswith(f"steer {' '.join(words)}"), words
+        assert "Options:" not in help_text
+        headings = re.findall(r"^(\S.*):$", help_text, re.MULTILINE)
         groups = [heading for heading in headings if heading in GROUPS]
         assert groups == [name for name in GROUPS if name in groups]
         for parameter in command.params:
             named = parameter.opts[-1] if parameter.param_type_name == "option" else ""
-            assert named in said, (words, named)
+            assert named in help_text, (words, named)
 
 
 def test_every_option_that_a_group_lists_exists() -> None:
-    known = {one.name for _, command in every_command() for one in command.params}
+    known = {param.name for _, command in every_command() for param in command.params}
     assert {name for order in GROUPS.values() for name in order} <= known
 
 
 def test_help_shows_every_form_and_what_it_shows_is_read() -> None:
-    said = steer("apply", "--help").stdout
+    help_text = steer("apply", "--help").stdout
     for form in re.findall(
-        r"^ *-v ([a-z]\S*)", said.partition("What it works on:")[0], re.MULTILINE
+        r"^ *-v ([a-z]\S*)", help_text.partition("What it works on:")[0], re.MULTILINE
     ):
         parse(form)
     scopes = ("/response", "/prompt", "response=0-4", "4-9", "/4-:", "/not-4-9", "/skip-special")
     for word in (*ops().names, "norm=keep", "=writes", *scopes):
-        assert word in said, word
+        assert word in help_text, word
     for course in get_args(get_type_hints(Schedule)["kind"]):
-        assert course == "constant" or f"{course}=" in said
-    conditions = re.findall(r"(?:--when|--guard) '([^']*)'", said)
-    assert {parse_threshold(one).pooling for one in conditions} == {None, "last"}
+        assert course == "constant" or f"{course}=" in help_text
+    conditions = re.findall(r"(?:--when|--guard) '([^']*)'", help_text)
+    assert {parse_threshold(condition).pooling for condition in conditions} == {None, "last"}
 
 
 def test_extract_says_what_it_did_on_stderr_and_shows_layers_on_stdout(
@@ -269,11 +269,11 @@ def test_what_a_command_says_to_try_runs(folder: Path, pairs: Path) -> None:
             ["convert", "row.npy", "k l.safetensors", "--layer", 1],
             ["bake", "-v", "a b.safetensors:1@1", "-m", model, "-o", "m n"],
         ):
-            said = steer(*words)
-            assert said.exit_code == 0, said.output
-            told = re.findall(r"try: steer (.*)", said.stderr)
-            assert told, said.stderr
-            for text in told:
+            result = steer(*words)
+            assert result.exit_code == 0, result.output
+            commands = re.findall(r"try: steer (.*)", result.stderr)
+            assert commands, result.stderr
+            for text in commands:
                 tried = [str(model) if word == "MODEL" else word for word in shlex.split(text)]
                 assert steer(*tried).exit_code == 0, (text, steer(*tried).output)
     finally:
@@ -287,11 +287,11 @@ def test_what_was_finished_of_a_batch_that_stops_is_there(
     stopped: BaseException,
 ) -> None:  # fmt: skip
     Path("prompts.txt").write_text("w3 w4\nw9\nw5\n")
-    asked = ["apply", "--prompts", "prompts.txt", "-m", folder, "-v", "joyful", "-n", 2,
+    command = ["apply", "--prompts", "prompts.txt", "-m", folder, "-v", "joyful", "-n", 2,
              "--batch-size", 2, "--max-tokens", 4, *words]  # fmt: skip
-    whole = steer(*asked)
+    complete = steer(*command)
     lines = Path("o.jsonl").read_text().splitlines() if "-o" in words else []
-    assert whole.exit_code == 0
+    assert complete.exit_code == 0
     assert not Path("o.jsonl.part").exists()
     Path("o.jsonl").unlink(missing_ok=True)
     original, n_left = Batch.generations, 4 if "--compare" in words else 2
@@ -304,11 +304,11 @@ def test_what_was_finished_of_a_batch_that_stops_is_there(
         return original(batch)
 
     monkeypatch.setattr(Batch, "generations", stopping)
-    result = steer(*asked)
+    result = steer(*command)
     assert result.exit_code == (130 if isinstance(stopped, KeyboardInterrupt) else 1)
     assert "4 of 6 texts were finished" in result.stderr
     assert not Path("o.jsonl").exists()
-    assert whole.stdout.startswith(result.stdout)
+    assert complete.stdout.startswith(result.stdout)
     assert bool(result.stdout) == (words in ([], ["--compare"]))
     assert ("with -o FILE" in result.stderr) == ("--json" in words)
     if lines:
@@ -443,10 +443,14 @@ def test_what_finds_nothing_to_act_on_is_never_left_unsaid(
 def test_an_idle_row_of_a_batch_is_named(joyful: Path, folder: Path) -> None:
     Path("prompts.txt").write_text("w3 w4 w5 w6 w7 w8\nw9\nw3 w4 w5 w6 w7 w9\n")
     words = ["apply", "--prompts", "prompts.txt", "-m", folder, "--max-tokens", 2]
-    told = steer(*words, "-v", "joyful:4/5-", "--json")
-    assert told.exit_code == 0
-    assert "changed nothing in 1 of 3 texts: number 2" in told.stderr
-    assert ["idle" in one for one in json.loads(told.stdout)["results"]] == [False, True, False]
+    result = steer(*words, "-v", "joyful:4/5-", "--json")
+    assert result.exit_code == 0
+    assert "changed nothing in 1 of 3 texts: number 2" in result.stderr
+    assert ["idle" in entry for entry in json.loads(result.stdout)["results"]] == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_beams_give_the_best_of_a_search(joyful: Path, folder: Path) -> None:

@@ -117,32 +117,35 @@ def test_words_of_the_lens_stay_whole_on_a_narrow_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words = ["show", "joyful", "--lens", "--top", 6, "-m", folder]
-    whole = re.findall(r"'[^']+' -?\d+\.\d", steer(*words).stdout)
+    cells = re.findall(r"'[^']+' -?\d+\.\d", steer(*words).stdout)
     for width in (60, 80):
         monkeypatch.setenv("COLUMNS", str(width))
-        said = steer(*words).stdout
-        assert sorted(re.findall(r"'[^']+' -?\d+\.\d", said)) == sorted(whole)
-        table = said[said.rindex("layer ") :].splitlines()
+        printed = steer(*words).stdout
+        assert sorted(re.findall(r"'[^']+' -?\d+\.\d", printed)) == sorted(cells)
+        table = printed[printed.rindex("layer ") :].splitlines()
         assert max(map(len, table)) <= width
 
 
 def test_show_says_what_a_bare_name_does(vectors: Path) -> None:
     """The amount in its unit, as `apply` tells it."""
     vector = make_vector()
-    for coefficient, unit, told in ((0.317, "residual", "×31.7% @"), (2.0, "vector", "×2 @")):
+    for coefficient, unit, shown_length in (
+        (0.317, "residual", "×31.7% @"),
+        (2.0, "vector", "×2 @"),
+    ):
         best = tiny.msgspec.structs.replace(
             vector.metadata.recommended, coefficient=coefficient, unit=unit
         )
         changed = tiny.msgspec.structs.replace(vector.metadata, recommended=best)
         store.write(Path("x.safetensors"), type(vector)(changed, vector.directions), force=True)
-        assert told in steer("show", "x.safetensors").stdout
+        assert shown_length in steer("show", "x.safetensors").stdout
 
 
 @given(st.floats(0, 1e9))
 def test_a_length_is_told_without_an_exponent_that_it_needs_not(value: float) -> None:
-    told = length(value)
-    assert float(told.replace(",", "")) == pytest.approx(value, rel=0.006)
-    assert "e" not in told or value < 1e-3
+    shown_length = length(value)
+    assert float(shown_length.replace(",", "")) == pytest.approx(value, rel=0.006)
+    assert "e" not in shown_length or value < 1e-3
 
 
 def test_lens_through_another_model_is_refused(joyful: Path, other: Path) -> None:  # noqa: F811

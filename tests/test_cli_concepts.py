@@ -78,22 +78,22 @@ def test_a_pack_becomes_a_folder_with_an_index(built: Path) -> None:
 def test_the_same_build_makes_nothing_again(built: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(built, tmp_path / "out")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    made: list[tuple[str, bool]] = []
+    calls: list[tuple[str, bool]] = []
     model = library.load("pocket")
     pack = library.read_pack(built.parent / "moods.toml")
     options = {"chat": False, "layers": [3], "thorough": True}
-    library.build_pack(model, pack, folder, on_made=lambda r, new: made.append((r.name, new)),
+    library.build_pack(model, pack, folder, on_made=lambda r, new: calls.append((r.name, new)),
                        **options)  # type: ignore[arg-type]  # fmt: skip
-    assert made == [("joy", False), ("order", False), ("formal", False)]
+    assert calls == [("joy", False), ("order", False), ("formal", False)]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     # One concept is defined otherwise, and one file is lost: these two are made again.
     (folder / "joy.safetensors").unlink()
     changed = [Concept("order", "[mood: calm]", "[mood: fearful]"), *pack.concepts[::2]]
-    made.clear()
-    library.build_pack(model, changed, folder, on_made=lambda r, new: made.append((r.name, new)),
+    calls.clear()
+    library.build_pack(model, changed, folder, on_made=lambda r, new: calls.append((r.name, new)),
                        **options)  # type: ignore[arg-type]  # fmt: skip
-    assert {name for name, new in made if new} == {"order", "joy"}
-    [first, again] = (store.read(one / "joy.safetensors") for one in (built, folder))
+    assert {name for name, new in calls if new} == {"order", "joy"}
+    [first, again] = (store.read(pack / "joy.safetensors") for pack in (built, folder))
     assert np.array_equal(first.directions, again.directions)
 
 
@@ -107,9 +107,9 @@ def test_a_vector_that_is_no_concepts_is_not_replaced(built: Path, tmp_path: Pat
 
 def test_the_report_is_a_page_with_everything_escaped(built: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(built, tmp_path / "out")
-    told = json.loads((folder / "pack.json").read_text())
-    told["title"] = "<script>alert(1)</script>"
-    (folder / "pack.json").write_text(json.dumps(told))
+    index = json.loads((folder / "pack.json").read_text())
+    index["title"] = "<script>alert(1)</script>"
+    (folder / "pack.json").write_text(json.dumps(index))
     shown = steer("pack", "report", folder, "--html", "page.html")
     assert shown.exit_code == 0
     page = Path("page.html").read_text()
@@ -142,9 +142,9 @@ def test_words_become_a_vector(tmp_path: Path) -> None:
     result = steer(*words, "--json")
     assert result.exit_code == 0, result.stderr
     assert "as two words" in result.stderr
-    told = json.loads(result.stdout)
-    assert told["concept"]["works"] and told["concept"]["effect"]["low"] > 0
-    assert told["contrast"]["positive"] == "[mood: joyful]"
+    report = json.loads(result.stdout)
+    assert report["concept"]["works"] and report["concept"]["effect"]["low"] > 0
+    assert report["contrast"]["positive"] == "[mood: joyful]"
     applied = steer("apply", "Tell me a story.", "--chat", "-v", "./joyful.safetensors")
     assert applied.exit_code == 0, applied.stderr
     again = steer(*words)
@@ -269,16 +269,19 @@ def test_a_vector_is_named_by_its_nearest_concept(built: Path) -> None:
 
 def test_the_tree_has_every_concept_once(built: Path) -> None:
     vectors = index.read(built).vectors()
-    vectors += [one.renamed(f"{one.name}-2") for one in vectors]
-    found = geometry(vectors)
-    assert sorted(found.order) == list(range(len(vectors)))
-    assert np.allclose(np.diag(found.cosines), 1)
-    assert np.allclose(found.cosines, found.cosines.T)
-    lines = found.lines()
+    vectors += [vector.renamed(f"{vector.name}-2") for vector in vectors]
+    geometry_of_pack = geometry(vectors)
+    assert sorted(geometry_of_pack.order) == list(range(len(vectors)))
+    assert np.allclose(np.diag(geometry_of_pack.cosines), 1)
+    assert np.allclose(geometry_of_pack.cosines, geometry_of_pack.cosines.T)
+    lines = geometry_of_pack.lines()
     for vector in vectors:
         assert sum(line.endswith(f" {vector.name}") for line in lines) == 1
     # What is equal joins first.
-    first = {found.names[found.tree[0][0]], found.names[found.tree[0][1]]}
+    first = {
+        geometry_of_pack.names[geometry_of_pack.tree[0][0]],
+        geometry_of_pack.names[geometry_of_pack.tree[0][1]],
+    }
     assert {name.removesuffix("-2") for name in first} in ({"joy"}, {"formal"})
     with pytest.raises(VectorError):
         geometry(vectors[:1])
@@ -327,13 +330,15 @@ def test_directions_are_those_along_which_texts_vary(tmp_path: Path) -> None:
     Path("texts.txt").write_text("\n".join(texts))
     result = steer("discover", "texts.txt", "-k", 3, "-o", "found", "--no-chat", "--json")
     assert result.exit_code == 0, result.stderr
-    found = json.loads(result.stdout)["directions"]
-    shares = [one["share"] for one in found]
+    directions = json.loads(result.stdout)["directions"]
+    shares = [entry["share"] for entry in directions]
     assert shares == sorted(shares, reverse=True) and sum(shares) <= 1
-    ends = [{"wept" in text for text in found[0][end]} for end in ("high", "low")]
+    ends = [{"wept" in text for text in directions[0][end]} for end in ("high", "low")]
     assert ends in ([{True}, {False}], [{False}, {True}])
-    vectors = [store.read(Path("found") / f"{one['name']}.safetensors") for one in found]
-    units = np.stack([one.directions[0] / np.linalg.norm(one.directions[0]) for one in vectors])
+    vectors = [store.read(Path("found") / f"{entry['name']}.safetensors") for entry in directions]
+    units = np.stack(
+        [vector.directions[0] / np.linalg.norm(vector.directions[0]) for vector in vectors]
+    )
     assert np.allclose(units @ units.T, np.eye(3), atol=1e-4)
     first = vectors[0].metadata.statistics[0]
     assert first.positive is not None and first.negative is not None

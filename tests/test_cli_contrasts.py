@@ -28,8 +28,8 @@ def chatting(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def rows(path: str, *made: object) -> str:
-    Path(path).write_text("".join(json.dumps(one) + "\n" for one in made))
+def rows(path: str, *records: object) -> str:
+    Path(path).write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
 
 
@@ -94,9 +94,9 @@ def test_several_positions_and_sites_are_compared_and_one_is_written(
     assert row["separability"] >= best - 0.02
     # Each of them can be had from what was kept, and is what it would have been alone.
     for site, position in (("resid_post", "last"), ("mlp_out", "mean")):
-        asked = ["--site", site, "--positions", position, "--name", "same"]
-        assert steer("fit", "acts", "-o", "kept.safetensors", "--force", *asked).exit_code == 0
-        steer("extract", unpaired, "-m", folder, "-o", "alone.safetensors", "--force", *asked)
+        options = ["--site", site, "--positions", position, "--name", "same"]
+        assert steer("fit", "acts", "-o", "kept.safetensors", "--force", *options).exit_code == 0
+        steer("extract", unpaired, "-m", folder, "-o", "alone.safetensors", "--force", *options)
         kept, alone = Path("kept.safetensors").read_bytes(), Path("alone.safetensors").read_bytes()
         assert kept == alone
     failed(steer("fit", "acts", "-o", "no.safetensors", "--positions", "-2:"), 1, "first, last and")
@@ -169,8 +169,8 @@ def test_what_cannot_be_extracted(
 
 
 def test_faults_of_the_data_are_told_when_a_vector_is_made(folder: Path) -> None:
-    made = [{"positive": f"w{i} w9 w9 w9", "negative": f"w{i + 1} w9"} for i in range(3, 33)]
-    rows("pairs.jsonl", *made, made[0])
+    records = [{"positive": f"w{i} w9 w9 w9", "negative": f"w{i + 1} w9"} for i in range(3, 33)]
+    rows("pairs.jsonl", *records, records[0])
     words = ["extract", "pairs.jsonl", "-m", folder, "-o", "x.safetensors"]
     result = steer(*words)
     assert "warning: length alone separates the sides (AUC 1.00; median 4" in result.stderr
@@ -181,22 +181,24 @@ def test_faults_of_the_data_are_told_when_a_vector_is_made(folder: Path) -> None
 
 
 def test_doubts_are_the_same_wherever_they_are_told(folder: Path) -> None:
-    made = [{"positive": f"w{i} w9 w9 w9", "negative": f"w{i + 1} w9"} for i in range(3, 33)]
-    rows("pairs.jsonl", *made, made[0])
+    records = [{"positive": f"w{i} w9 w9 w9", "negative": f"w{i + 1} w9"} for i in range(3, 33)]
+    rows("pairs.jsonl", *records, records[0])
     words = ["extract", "pairs.jsonl", "-m", folder, "--keep", "acts"]
     printed = steer(*words, "-o", "x.safetensors").stderr
-    told = json.loads(steer(*words, "-o", "x.safetensors", "--force", "--json").stdout)["warnings"]
-    assert len(told) >= 2
+    warnings = json.loads(steer(*words, "-o", "x.safetensors", "--force", "--json").stdout)[
+        "warnings"
+    ]
+    assert len(warnings) >= 2
     assert [line for line in printed.splitlines() if "warning: " in line] == [
-        f"warning: {text}" for text in told
+        f"warning: {text}" for text in warnings
     ]
     for again in (["show", "x.safetensors"], ["fit", "acts", "-o", "y.safetensors"]):
-        assert json.loads(steer(*again, "--json").stdout)["warnings"] == told
+        assert json.loads(steer(*again, "--json").stdout)["warnings"] == warnings
 
 
 def test_shuffled_labels_are_called_so(folder: Path) -> None:
-    made = [{"text": f"w{3 + i * 7 % 50} w{3 + i * 11 % 53}", "label": i % 2} for i in range(60)]
-    result = steer("extract", rows("f.jsonl", *made), "-m", folder, "-o", "x.safetensors")
+    records = [{"text": f"w{3 + i * 7 % 50} w{3 + i * 11 % 53}", "label": i % 2} for i in range(60)]
+    result = steer("extract", rows("f.jsonl", *records), "-m", folder, "-o", "x.safetensors")
     assert "no better than chance" in result.stderr
 
 
@@ -208,22 +210,24 @@ def test_sides_that_mean_nothing_are_called_so_by_every_method(folder: Path, kin
         return " ".join(f"w{rng.randint(3, 60)}" for _ in range(6))
 
     answers = ["answer_matching_behavior", "answer_not_matching_behavior"]
-    made: list[dict[str, object]] = []
+    records: list[dict[str, object]] = []
     for number in range(60):
         if kind == "choice":  # either answer as often on either side
             sides = zip(answers, rng.sample([" w5", " w6"], 2), strict=True)
-            made.append({"question": text()} | dict(sides))
+            records.append({"question": text()} | dict(sides))
         elif kind == "pairs":
-            made.append({"positive": text(), "negative": text()})
+            records.append({"positive": text(), "negative": text()})
         else:
-            made.append({"text": text(), "label": number % 2})
-    words = ["extract", rows("f.jsonl", *made), "-m", folder, "-o", "x.safetensors"]
+            records.append({"text": text(), "label": number % 2})
+    words = ["extract", rows("f.jsonl", *records), "-m", folder, "-o", "x.safetensors"]
     assert steer(*words, "--keep", "acts").exit_code == 0
     for method in fit_methods().names:
         if (kind, method) != ("unpaired", "pca"):
-            told = steer("fit", "acts", "--method", method, "-o", f"{method}.safetensors").stderr
-            assert "no better than chance" in told, method
-            assert "length" not in told.partition("recommended")[0], method
+            messages = steer(
+                "fit", "acts", "--method", method, "-o", f"{method}.safetensors"
+            ).stderr
+            assert "no better than chance" in messages, method
+            assert "length" not in messages.partition("recommended")[0], method
 
 
 def test_check_reports_without_a_model(unpaired: str) -> None:

@@ -38,8 +38,8 @@ def failed(code: int, *arguments: object) -> str:
 
 def test_a_file_of_repeng_is_read_and_not_bound_to_a_model_that_does_not_fit() -> None:
     """Not on a model of another width; and it is said which layers were assumed."""
-    said = done("convert", WRITTEN / "repeng.gguf", "happy.safetensors").stderr
-    assert "output of block N" in said and "not bound" in said
+    messages = done("convert", WRITTEN / "repeng.gguf", "happy.safetensors").stderr
+    assert "output of block N" in messages and "not bound" in messages
     source = store.read(Path("happy.safetensors")).metadata.method.source
     assert source is not None and (source.format, source.model) == ("llama.cpp", "llama")
     assert "width" in failed(1, "convert", "happy.safetensors", "b.safetensors", "-m", "pocket")
@@ -75,8 +75,8 @@ def test_there_and_back(suffix: str) -> None:
 
 def test_without_more_words_it_is_what_the_file_recommends() -> None:
     store.write(Path("calm.safetensors"), make_vector(layers=(1, 3)))
-    told = json.loads(done("convert", "calm.safetensors", "x.svec", "--json").stdout)
-    assert [row["number"] for row in told["layers"]] == [1]
+    report = json.loads(done("convert", "calm.safetensors", "x.svec", "--json").stdout)
+    assert [row["number"] for row in report["layers"]] == [1]
 
 
 def test_one_foreign_file_to_another() -> None:
@@ -88,8 +88,8 @@ def test_one_foreign_file_to_another() -> None:
 
 
 def test_pickles_are_warned_of() -> None:
-    said = done("convert", WRITTEN / "vec_layer_3.pt", "x.safetensors").stderr
-    assert "pickle" in said
+    messages = done("convert", WRITTEN / "vec_layer_3.pt", "x.safetensors").stderr
+    assert "pickle" in messages
     assert store.read(Path("x.safetensors")).metadata.layers == (3,)
 
 
@@ -99,9 +99,9 @@ def test_an_ablation_stays_one_on_the_way_through_glp() -> None:
     done("convert", "x.gguf", "back.safetensors")
     back = store.read(Path("back.safetensors")).metadata.recommended
     assert (back.op, back.coefficient, back.layers) == ("ablate", 0.5, (1, 2))
-    told = json.loads(done("convert", "x.gguf", "y.gguf", "--format", "glp", "--json").stdout)
-    assert (told["op"], told["format"]) == ("ablate", "glp")
-    assert Path("y.gguf").read_bytes() != b"" and "add" not in told["op"]
+    report = json.loads(done("convert", "x.gguf", "y.gguf", "--format", "glp", "--json").stdout)
+    assert (report["op"], report["format"]) == ("ablate", "glp")
+    assert Path("y.gguf").read_bytes() != b"" and "add" not in report["op"]
     assert "cannot represent" in failed(1, "convert", "x.gguf", "z.gguf")
     assert "ablate" in done("show", "back.safetensors").stdout
 
@@ -154,8 +154,8 @@ from repeng import ControlVector
 read = ControlVector.import_gguf("x.gguf")
 print(json.dumps([read.model_type, {k: v.tolist() for k, v in read.directions.items()}]))
 """
-    told = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
-    model, directions = json.loads(told.stdout.splitlines()[-1])
+    run = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    model, directions = json.loads(run.stdout.splitlines()[-1])
     assert model == "tiny"
     assert {int(layer) for layer in directions} == {1, 3}
     for layer, row in directions.items():

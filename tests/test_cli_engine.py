@@ -32,17 +32,17 @@ def vectors(tmp_path: Path) -> Path:
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, version: str = "0.32.1") -> None:
-    def found(package: str) -> str:
+    def version_of(package: str) -> str:
         if package != "vllm":
             raise metadata.PackageNotFoundError
         return version
 
     monkeypatch.setattr(vllm_engine, "find_spec", lambda name: object())
-    monkeypatch.setattr(vllm_engine.metadata, "version", found)
+    monkeypatch.setattr(vllm_engine.metadata, "version", version_of)
 
 
 def refused(*arguments: object) -> tuple[int, str]:
-    run = CliRunner().invoke(app, [str(one) for one in arguments])
+    run = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert isinstance(run.exception, SystemExit), run.exception
     return run.exit_code, run.stderr
 
@@ -63,20 +63,20 @@ def commands(vectors: Path, spec: str = "") -> list[list[Any]]:
 def test_where_vllm_is_not_or_is_another(monkeypatch: pytest.MonkeyPatch, vectors: Path) -> None:
     for command in commands(vectors):
         monkeypatch.setattr(vllm_engine, "find_spec", lambda name: None)
-        status, told = refused(*command, "--engine", "vllm")
+        status, message = refused(*command, "--engine", "vllm")
         assert status == 1
-        assert "not installed" in told
-        assert "pip install" in told
+        assert "not installed" in message
+        assert "pip install" in message
         installed(monkeypatch, "0.29.0")
-        status, told = refused(*command, "--engine", "vllm")
+        status, message = refused(*command, "--engine", "vllm")
         assert status == 1
-        assert "0.29.0" in told
-        assert "pip install" in told
+        assert "0.29.0" in message
+        assert "pip install" in message
         with monkeypatch.context() as patched:
             patched.setattr(sys, "platform", "darwin")
-            status, told = refused(*command, "--engine", "vllm")
+            status, message = refused(*command, "--engine", "vllm")
         assert status == 1
-        assert "Linux" in told
+        assert "Linux" in message
 
 
 def test_settings_that_mean_nothing(monkeypatch: pytest.MonkeyPatch, vectors: Path) -> None:
@@ -91,15 +91,15 @@ def test_what_vllm_cannot_do(monkeypatch: pytest.MonkeyPatch, vectors: Path) -> 
     installed(monkeypatch)
     for spec in (":rotate=20", ":1/4-9", ":1/decay=3"):
         for command in commands(vectors, spec)[:2]:
-            status, told = refused(*command, "--engine", "vllm")
+            status, message = refused(*command, "--engine", "vllm")
             assert status == 2
-            assert "vLLM does not support" in told
+            assert "vLLM does not support" in message
     other = tiny.vector(tiny.model("gpt2"), layers=(1,))
     store.write(vectors / "calm.safetensors", other, force=True)
     for command in commands(vectors):
-        status, told = refused(*command, "--engine", "vllm")
+        status, message = refused(*command, "--engine", "vllm")
         assert status == 1
-        assert "GPT2LMHeadModel" in told
+        assert "GPT2LMHeadModel" in message
 
 
 def test_a_server_without_vectors_or_a_place(vectors: Path, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_server_without_vectors_or_a_place(vectors: Path, tmp_path: Path) -> N
     assert "no vector" in refused("serve", "--vectors", tmp_path / "empty")[1]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        status, told = refused("serve", "--vectors", vectors, "--port", port)
+        status, message = refused("serve", "--vectors", vectors, "--port", port)
         assert status == 1
-        assert "--port" in told
+        assert "--port" in message
     assert refused("serve", "--vectors", vectors, "--port", 99999)[0] == 2

@@ -43,8 +43,8 @@ def contrasts(model: str) -> str:
         rows = [(f"w{i} w{i + 7} w9", f"w{i} w{i + 20} w9") for i in range(3, 35)]
     else:
         rows = [
-            (f"The {one} and the {two} were happy.", f"The {one} and the {two} were sad.")
-            for one in ONES
+            (f"The {name} and the {two} were happy.", f"The {name} and the {two} were sad.")
+            for name in ONES
             for two in OTHERS
         ]
     lines = [json.dumps({"positive": p, "negative": n}) for p, n in rows]
@@ -57,11 +57,11 @@ def test_every_command_works(model: str) -> None:
     checked = json.loads(run("contrasts", "check", file, "-m", model, "--json"))
     assert (checked["kind"], checked["unit"]) == ("pairs", "tokens")
     recorded = ["extract", file, "-m", model, "--name", "a", "-o", "a.safetensors"]
-    made = json.loads(run(*recorded, "--keep", "acts.safetensors", "--json"))
-    layers = made["layers"]
-    assert made["recommended"]["layers"][0] in layers
-    assert all(row["separability"] is not None for row in made["statistics"])
-    assert "no sweep was run" in made["recommended"]["evidence"]
+    report = json.loads(run(*recorded, "--keep", "acts.safetensors", "--json"))
+    layers = report["layers"]
+    assert report["recommended"]["layers"][0] in layers
+    assert all(row["separability"] is not None for row in report["statistics"])
+    assert "no sweep was run" in report["recommended"]["evidence"]
 
     for method in fit_methods().names:
         path = f"{method}.safetensors"

@@ -20,15 +20,15 @@ def test_monitor_prints_tables_json_and_a_page(joyful: Path, folder: Path) -> No
     rows = [line.split() for line in result.stdout.splitlines()]
     assert [row[0] for row in rows[1:5]] == ["'<s>'", "'w3'", "'", "'"]
     printed = json.loads(steer(*words, "--json").stdout)
-    assert [one["layer"] for one in printed["vectors"]] == [0, 1]
+    assert [vector["layer"] for vector in printed["vectors"]] == [0, 1]
     (text,) = printed["texts"]
     assert [token["special"] for token in text["tokens"]] == [True, False, False, False]
     counted = [token["values"][1] for token in text["tokens"][1:]]
     assert text["summaries"][1]["mean"] == pytest.approx(np.mean(counted))
     piped = steer(*words[:1], *words[2:], "--json", stdin="w3 w4 w5\n")
     assert json.loads(piped.stdout) == printed
-    made = steer(*words, "--html", "page.html")
-    assert "wrote page.html" in made.stderr
+    page_result = steer(*words, "--html", "page.html")
+    assert "wrote page.html" in page_result.stderr
     assert "joyful@0" in Path("page.html").read_text()
     failed(steer(*words, "--html", "page.html"), 1, "exists", "--force")
 
@@ -55,11 +55,11 @@ def test_monitor_watch_and_gates_read_the_same(joyful: Path, folder: Path) -> No
     at_last = text["tokens"][-1]["values"]
     for layer, value in enumerate(at_last):
         gate = ["-v", "joyful", "--when", f"joyful@{layer}>99/last"]
-        made = steer("apply", *words, "--watch", f"joyful@{layer}", *gate)
-        (made,) = json.loads(made.stdout)["results"]
+        result = steer("apply", *words, "--watch", f"joyful@{layer}", *gate)
+        (result,) = json.loads(result.stdout)["results"]
         # The first new token is written where the last one of the prompt is read.
-        assert made["watched"][f"joyful@{layer}"][0] == pytest.approx(value, abs=1e-4)
-        assert made["gates"][0]["value"] == pytest.approx(value, abs=1e-4)
+        assert result["watched"][f"joyful@{layer}"][0] == pytest.approx(value, abs=1e-4)
+        assert result["gates"][0]["value"] == pytest.approx(value, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_every_vector_is_held_against_the_model(joyful: Path, folder: Path) -> N
     words = ["monitor", "w3", "-m", folder]
     # Of the same name, and made on other weights.
     for vectors in (["joyful", "./tuned.safetensors"], ["./tuned.safetensors", "joyful"]):
-        named = [word for one in vectors for word in ("-v", one)]
+        named = [word for vector in vectors for word in ("-v", vector)]
         failed(steer(*words, *named), 1, "the weights of tiny-llama are others")
         allowed = steer(*words, *named, "--allow-other-model")
         assert allowed.exit_code == 0

@@ -34,7 +34,7 @@ def in_shell(words: str, encoding: str = "utf-8") -> subprocess.CompletedProcess
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         ("apply <&-", 1, "stdin is empty"),
         ("contrasts check - <&-", 1, "stdin is empty"),
@@ -47,11 +47,11 @@ def in_shell(words: str, encoding: str = "utf-8") -> subprocess.CompletedProcess
         ("compare calm calm | true", 0, ""),
     ],
 )
-def test_a_stream_that_is_closed_or_full_is_no_bug(words: str, code: int, said: str) -> None:
+def test_a_stream_that_is_closed_or_full_is_no_bug(words: str, code: int, message: str) -> None:
     run = in_shell(words)
     assert run.returncode == code, run.stderr
-    assert run.stderr.startswith("error: ") if said else not run.stderr
-    assert said in run.stderr
+    assert run.stderr.startswith("error: ") if message else not run.stderr
+    assert message in run.stderr
     assert run.stderr.count("\n") <= 2
 
 
@@ -74,11 +74,11 @@ def test_a_process_that_is_asked_to_end_is_interrupted() -> None:
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
-    said = [process.stderr.readline()]
+    lines = [process.stderr.readline()]
     process.terminate()
     rest = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "interrupted" in rest
-    assert "Traceback" not in "".join(said) + rest
+    assert "Traceback" not in "".join(lines) + rest
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])

@@ -43,11 +43,11 @@ def clock(prompt_length: int, *pads: int) -> TokenClock:
 
 
 def forward(
-    clock: TokenClock, width: int, *, mask: int | None = None, rows: int = 1, **given: Any
+    clock: TokenClock, width: int, *, mask: int | None = None, rows: int = 1, **options: Any
 ) -> None:
     if mask is not None:
-        given["attention_mask"] = torch.ones(rows, mask, dtype=torch.int64)
-    clock.tick(MODULE, (), {"input_ids": torch.zeros(rows, width, dtype=torch.int64), **given})
+        options["attention_mask"] = torch.ones(rows, mask, dtype=torch.int64)
+    clock.tick(MODULE, (), {"input_ids": torch.zeros(rows, width, dtype=torch.int64), **options})
 
 
 @given(name=NAMES, prompt=st.integers(1, 9), new=st.integers(1, 5), masked=st.booleans())
@@ -122,8 +122,8 @@ def test_generation_steers_the_same_whatever_the_cache_is_called() -> None:
     name = next(key for key in ("past_key_values", "cache") if key in _arguments(network))
 
     @functools.wraps(prepare)
-    def prepared(*args: Any, **given: Any) -> dict[str, Any]:
-        inputs = dict(prepare(*args, **given))
+    def prepared(*args: Any, **options: Any) -> dict[str, Any]:
+        inputs = dict(prepare(*args, **options))
         assert name in inputs
         inputs["remembered"] = inputs.pop(name)
         return inputs
@@ -131,16 +131,16 @@ def test_generation_steers_the_same_whatever_the_cache_is_called() -> None:
     own = network.forward
 
     @functools.wraps(own)
-    def forward(**given: Any) -> Any:
-        given[name] = given.pop("remembered", None)
-        return own(**given)
+    def forward(**arguments: Any) -> Any:
+        arguments[name] = arguments.pop("remembered", None)
+        return own(**arguments)
 
     network.prepare_inputs_for_generation = prepared
     network.forward = forward
     sampling = Sampling(max_tokens=6, temperature=0)
     for scope in (Scope("response"), Scope("prompt"), Scope("steps", 0, 3)):
         texts = [
-            [one.text for one in generate(model, ["w5 w9 w4"], [steer], sampling)]
+            [generation.text for generation in generate(model, ["w5 w9 w4"], [steer], sampling)]
             for model in (usual, renamed)
             for steer in [tiny.steer(model, 8.0, scope)]
         ]

@@ -37,21 +37,21 @@ def logits(model: Model, steers: list[Steer]) -> torch.Tensor:
         return model.network(input_ids=ids).logits
 
 
-def whole(vector: SteeringVector) -> Steer:
+def full_steer(vector: SteeringVector) -> Steer:
     """As `-v NAME` applies it."""
     return resolve(spec.SteerSpec(vector.name), vector)
 
 
 def parts(model: Model, scope: Scope, seed: int, low_rank: bool) -> list[Steer]:
     rng = np.random.default_rng(seed)
-    made = []
+    calls = []
     for number in range(int(rng.integers(1, 4))):
         kind = tiny.low_rank_steer if low_rank and number != 1 else tiny.steer
         layers = tuple(sorted(int(i) for i in rng.permutation(3)[: rng.integers(1, 4)]))
-        made.append(
+        calls.append(
             kind(model, float(rng.normal()), scope, layers=layers, seed=int(rng.integers(99)))
         )
-    return made
+    return calls
 
 
 def response(steers: list[Steer]) -> list[Steer]:
@@ -59,12 +59,12 @@ def response(steers: list[Steer]) -> list[Steer]:
     read = msgspec.structs.replace(steers[0].vector.metadata.read, positions="response")
     return [
         replace(
-            one,
+            steer,
             vector=replace(
-                one.vector, metadata=msgspec.structs.replace(one.vector.metadata, read=read)
+                steer.vector, metadata=msgspec.structs.replace(steer.vector.metadata, read=read)
             ),
         )
-        for one in steers
+        for steer in steers
     ]
 
 
@@ -76,26 +76,28 @@ def test_collapsed_the_steers_do_what_they_do_apart(seed: int, low_rank: bool, f
         steers = parts(model, Scope(kind), seed, low_rank)  # type: ignore[arg-type]
         if kind == "response":
             steers = response(steers)
-        made = collapse(steers, name="all")
-        apart, together = logits(model, steers), logits(model, [whole(made)])
+        vector = collapse(steers, name="all")
+        apart, together = logits(model, steers), logits(model, [full_steer(vector)])
         torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)
         assert not torch.equal(together, logits(model, []))
-        assert made.metadata.layers == tuple(sorted({at for one in steers for at in one.layers}))
+        assert vector.metadata.layers == tuple(
+            sorted({at for steer in steers for at in steer.layers})
+        )
         ranks = [
-            sum(one.vector.metadata.rank for one in steers if layer in one.layers)
-            for layer in made.metadata.layers
+            sum(steer.vector.metadata.rank for steer in steers if layer in steer.layers)
+            for layer in vector.metadata.layers
         ]
-        assert made.metadata.rank == max(ranks)
+        assert vector.metadata.rank == max(ranks)
 
 
 def test_a_collapsed_file_is_written_and_read_as_others() -> None:
     model = tiny.model("llama")
-    made = collapse(parts(model, Scope(), 5, True), name="all", description="x", license="MIT")
-    assert made.metadata.rank
-    store.write(Path("all.safetensors"), made)
+    vector = collapse(parts(model, Scope(), 5, True), name="all", description="x", license="MIT")
+    assert vector.metadata.rank
+    store.write(Path("all.safetensors"), vector)
     again = store.read(Path("all.safetensors"))
-    assert store.to_bytes(again) == store.to_bytes(made.sealed())
-    once_more = collapse([whole(again)], name="all", description="x", license="MIT")
+    assert store.to_bytes(again) == store.to_bytes(vector.sealed())
+    once_more = collapse([full_steer(again)], name="all", description="x", license="MIT")
     for name, tensor in again.tensors.items():
         np.testing.assert_array_equal(once_more.tensors[name], tensor)
     for row in again.metadata.statistics:
@@ -106,9 +108,9 @@ def test_a_share_of_the_residual_is_resolved() -> None:
     model = tiny.model("llama")
     vector = tiny.vector(model, layers=(0, 1))
     share = Steer(vector, Coefficient(0.3, "residual"), (0, 1))
-    made = collapse([share], name="x")
+    collapsed = collapse([share], name="x")
     for layer in (0, 1):
-        length = float(np.linalg.norm(made.direction(layer)))
+        length = float(np.linalg.norm(collapsed.direction(layer)))
         assert length == pytest.approx(0.3 * vector.metadata.at(layer).resid_norm, rel=1e-5)
 
 
@@ -118,9 +120,9 @@ def test_the_same_tensor_by_two_names_is_one_site() -> None:
         tiny.steer(model, layers=(layer,), site=site, seed=layer)
         for layer, site in ((2, "resid_pre"), (1, "resid_post"))
     )
-    made = collapse([pre, post], name="x")
-    assert (made.metadata.site, made.metadata.layers) == ("resid_post", (1,))
-    torch.testing.assert_close(logits(model, [whole(made)]), logits(model, [pre, post]))
+    vector = collapse([pre, post], name="x")
+    assert (vector.metadata.site, vector.metadata.layers) == ("resid_post", (1,))
+    torch.testing.assert_close(logits(model, [full_steer(vector)]), logits(model, [pre, post]))
     first = tiny.steer(model, layers=(0, 2), site="resid_pre")
     alone = collapse([first], name="x")
     assert (alone.metadata.site, alone.metadata.layers) == ("resid_pre", (0, 2))
@@ -136,12 +138,12 @@ def test_one_and_its_negative_leave_nothing() -> None:
 
 def test_what_no_vector_stands_for_is_refused() -> None:
     model, other = tiny.model("llama"), tiny.model("gpt2")
-    one = tiny.steer(model)
+    steer = tiny.steer(model)
     for steers, message in (
         ([], "nothing to combine"),
-        ([one, tiny.steer(other)], "models differ"),
-        ([one, tiny.steer(model, site="mlp_out")], "sites differ"),
-        ([one, tiny.steer(model, scope=Scope("response"))], "different parts of the text"),
+        ([steer, tiny.steer(other)], "models differ"),
+        ([steer, tiny.steer(model, site="mlp_out")], "sites differ"),
+        ([steer, tiny.steer(model, scope=Scope("response"))], "different parts of the text"),
         ([tiny.steer(model, scope=Scope("prompt"))], "cannot say that it acts on prompt"),
         ([tiny.steer(model, scope=Scope("range", 2))], "cannot say that it acts on 2-"),
         (
@@ -188,10 +190,10 @@ def test_combine_collapses_a_recipe(joyful: Path, folder: Path) -> None:  # noqa
 
     model = load(ModelSource(str(folder)))
     apart = resolved(read(Path("a.toml")).steers)
-    made = store.read(Path("vectors/both.safetensors"))
-    assert made.metadata.description == "both"
+    vector = store.read(Path("vectors/both.safetensors"))
+    assert vector.metadata.description == "both"
     torch.testing.assert_close(
-        logits(model, [whole(made)]), logits(model, apart), atol=1e-5, rtol=1e-5
+        logits(model, [full_steer(vector)]), logits(model, apart), atol=1e-5, rtol=1e-5
     )
     assert "sum of joyful:2 + joyful:30%" in steer("show", "both").stdout
 

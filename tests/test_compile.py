@@ -45,9 +45,9 @@ def compiled(prompt: str = PROMPT, **changes: Any) -> CompiledPrompt:
 @cache
 def hybrid() -> CompiledPrompt:
     """One clause as text and one in an edit: the goal lies above what an edit alone recovers."""
-    every = [one for one in compiled(goal=1.0).tried if one["texts"] == SMALL["samples"]]
+    every = [trial for trial in compiled(goal=1.0).tried if trial["texts"] == SMALL["samples"]]
     alone, beside = (
-        max(one["recovery"] for one in every if len(one["kept"]) == n) for n in range(2)
+        max(row["recovery"] for row in every if len(row["kept"]) == n) for n in range(2)
     )
     assert alone < beside
     return compiled(goal=(alone + beside) / 2)
@@ -89,10 +89,10 @@ def texts_and_base() -> Any:
 
 
 def test_the_whole_prompt_recovers_all_and_is_first() -> None:
-    whole = hybrid().rows[0]
-    assert (whole.text, whole.steer) == (PROMPT, None)
-    assert whole.recovery.value == pytest.approx(1, abs=1e-4)
-    assert whole.tokens == len(pocket().encode(PROMPT, special=False))
+    first_row = hybrid().rows[0]
+    assert (first_row.text, first_row.steer) == (PROMPT, None)
+    assert first_row.recovery.value == pytest.approx(1, abs=1e-4)
+    assert first_row.tokens == len(pocket().encode(PROMPT, special=False))
 
 
 def test_a_lower_goal_keeps_no_more_clauses_and_a_goal_of_all_keeps_the_prompt() -> None:
@@ -109,13 +109,17 @@ def test_the_recovery_of_a_text_alone_is_that_of_a_shorter_prompt() -> None:
     row = next(row for row in result.rows if row.text and row.steer is None and row.text != PROMPT)
     texts, teacher, base = texts_and_base()
     short = [pocket().encode(pocket().chat(q, row.text), special=False) for q in texts.prompts]
-    whole = [tuple(pocket().encode(pocket().chat(q, PROMPT), special=False)) for q in texts.prompts]
-    starts = dict(zip(whole, short, strict=True))
+    token_ids = [
+        tuple(pocket().encode(pocket().chat(q, PROMPT), special=False)) for q in texts.prompts
+    ]
+    starts = dict(zip(token_ids, short, strict=True))
     rows = [
-        type(one)(
-            one.conditioned, (*starts[one.conditioned[: -one.n]], *one.conditioned[-one.n :]), one.n
+        type(lesson)(
+            lesson.conditioned,
+            (*starts[lesson.conditioned[: -lesson.n]], *lesson.conditioned[-lesson.n :]),
+            lesson.n,
         )
-        for one in texts.held_out
+        for lesson in texts.held_out
     ]
     left = divergences(pocket(), rows, teacher, None)
     assert row.recovery.value == pytest.approx(recovery(left, base).value, abs=1e-4)
@@ -126,13 +130,15 @@ def test_the_recipe_is_the_chosen_row_and_does_what_was_measured(tmp_path: Path)
     row = result.rows[result.chosen]
     assert (row.text, result.saved) == (result.text, result.rows[0].tokens - row.tokens)
     assert 0 < len(result.kept) < len(result.clauses)
-    assert row.recovery.value > max(one.recovery.value for one in result.rows[1:] if one is not row)
+    assert row.recovery.value > max(
+        form.recovery.value for form in result.rows[1:] if form is not row
+    )
     assert result.vector is not None
     path = tmp_path / "x.toml"
     assert result.save(path) == tmp_path / "x.safetensors"
     loaded = steer.read_recipe(path)
     assert loaded.generation == {"chat": True, "system": result.text}
-    assert [str(one.file) for one in loaded.steers] == [str(path)]
+    assert [str(steer.file) for steer in loaded.steers] == [str(path)]
     distillation = result.vector.metadata.method.distillation
     assert distillation is not None
     assert result.vector.metadata.contrast.negative == result.text
@@ -187,7 +193,7 @@ def test_finished_comparisons_are_not_made_again(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (["compile", " ", "-o", "x.toml"], 2, "empty"),
         (["compile", "Be kind.", "-o", "x.json"], 2, ".toml"),
@@ -198,11 +204,11 @@ def test_finished_comparisons_are_not_made_again(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_the_command_refuses_what_means_nothing(
-    words: list[str], code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: list[str], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run = CliRunner().invoke(app, words)
-    assert (run.exit_code, said in run.output) == (code, True), run.output
+    assert (run.exit_code, message in run.output) == (code, True), run.output
     assert not list(tmp_path.iterdir())
 
 

@@ -85,7 +85,7 @@ def test_a_concept_is_found_by_synonym() -> None:
 def test_questions_are_split_for_good(chat: bool) -> None:
     every = questions.everyday(chat=chat)
     parts = (every.train, every.choice, every.held_out)
-    joined = [one for part in parts for one in part]
+    joined = [concept for part in parts for concept in part]
     assert len(set(joined)) == len(joined)
     if chat:
         assert len(joined) >= 120
@@ -153,10 +153,10 @@ def test_a_link_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
 def test_includes_come_once(tmp_path: Path) -> None:
     write_pack(tmp_path, 'include = ["base.toml"]\n[[concept]]\npoles = ["warm"]\n', "a.toml")
     write_pack(tmp_path, GOOD, "base.toml")
-    found = pack.read(str(write_pack(tmp_path, 'include = ["a.toml", "base.toml"]\n')))
-    assert sorted(one.name for one in found.concepts) == ["calm", "warm"]
+    loaded = pack.read(str(write_pack(tmp_path, 'include = ["a.toml", "base.toml"]\n')))
+    assert sorted(concept.name for concept in loaded.concepts) == ["calm", "warm"]
     with pytest.raises(InputError, match="no concept 'cold'"):
-        found.only(["cold"])
+        loaded.only(["cold"])
 
 
 def test_words_and_files_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,17 +224,17 @@ def test_the_effect_of_nothing_is_0_and_turns_with_the_poles(pocket: Model) -> N
 
 
 @pytest.fixture(scope="module")
-def made(pocket: Model) -> list[ConceptVector]:
+def vectors(pocket: Model) -> list[ConceptVector]:
     poles = [concept_of("[mood: joyful]", "[mood: gloomy]", name="joy"),
              Concept("nothing", "[" + "x" * 1500, "[mood: gloomy]"),
              concept_of("[style: formal]", "[style: casual]", name="formal")]  # fmt: skip
     return list(make(pocket, poles, QUICK))
 
 
-def test_what_the_model_heeds_becomes_a_vector(pocket: Model, made: list[ConceptVector]) -> None:
-    joy = made[0].report
+def test_what_the_model_heeds_becomes_a_vector(pocket: Model, vectors: list[ConceptVector]) -> None:
+    joy = vectors[0].report
     assert joy.heeded is not None and joy.heeded.low > 0
-    vector = made[0].vector
+    vector = vectors[0].vector
     assert vector is not None
     assert vector.metadata.contrast.positive == "[mood: joyful]"
     assert vector.metadata.recommended.layers == joy.layers == (2, 3)
@@ -244,24 +244,26 @@ def test_what_the_model_heeds_becomes_a_vector(pocket: Model, made: list[Concept
 
 def test_what_it_does_not_heed_is_named(pocket: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steer.concepts.make.LEAST_HEEDED", 100.0)
-    [made] = make(pocket, [concept_of("[mood: joyful]", "[mood: gloomy]")], QUICK)
-    assert not made.report.works and "ignores" in made.report.reason
-    assert made.report.hint and made.report.heeded is not None
+    [vector] = make(pocket, [concept_of("[mood: joyful]", "[mood: gloomy]")], QUICK)
+    assert not vector.report.works and "ignores" in vector.report.reason
+    assert vector.report.hint and vector.report.heeded is not None
 
 
-def test_a_concept_that_fails_stops_nothing(made: list[ConceptVector]) -> None:
-    nothing = made[1].report
+def test_a_concept_that_fails_stops_nothing(vectors: list[ConceptVector]) -> None:
+    nothing = vectors[1].report
     assert not nothing.works and "takes 512" in nothing.reason and nothing.hint
-    assert made[1].vector is None
-    assert made[2].report.heeded is not None
+    assert vectors[1].vector is None
+    assert vectors[2].report.heeded is not None
 
 
-def test_a_concept_in_a_group_is_what_it_is_alone(pocket: Model, made: list[ConceptVector]) -> None:
-    [alone] = make(pocket, [made[2].report.concept], QUICK)
-    assert alone.report.coefficient == made[2].report.coefficient
-    assert alone.vector is not None and made[2].vector is not None
-    assert np.allclose(alone.vector.directions, made[2].vector.directions, rtol=1e-3, atol=1e-4)
-    assert alone.report.effect.value == pytest.approx(made[2].report.effect.value, rel=1e-2)
+def test_a_concept_in_a_group_is_what_it_is_alone(
+    pocket: Model, vectors: list[ConceptVector]
+) -> None:
+    [alone] = make(pocket, [vectors[2].report.concept], QUICK)
+    assert alone.report.coefficient == vectors[2].report.coefficient
+    assert alone.vector is not None and vectors[2].vector is not None
+    assert np.allclose(alone.vector.directions, vectors[2].vector.directions, rtol=1e-3, atol=1e-4)
+    assert alone.report.effect.value == pytest.approx(vectors[2].report.effect.value, rel=1e-2)
 
 
 def test_what_fails_in_a_group_is_tried_alone(

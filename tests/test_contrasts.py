@@ -49,7 +49,7 @@ GOOD = {"positive": "Mara laughed.", "negative": "Mara wept."}
 ASKED = [{"role": "user", "content": "How was it?"}]
 
 
-def said(answer: str) -> list[dict[str, str]]:
+def assistant(answer: str) -> list[dict[str, str]]:
     return [*ASKED, {"role": "assistant", "content": answer}]
 
 
@@ -76,7 +76,7 @@ def test_answers_to_prompts_are_suited_to_a_chat_model() -> None:
         read(jsonl(GOOD, *PROMPTED)),
         read(jsonl(GOOD)),
         read(b"One day.\n", texts="t", positive=("Happily, ",), negative=("Sadly, ",)),
-        read(jsonl({"positive": said("Well."), "negative": said("Badly.")})),
+        read(jsonl({"positive": assistant("Well."), "negative": assistant("Badly.")})),
     ],
     ids=["chat", "template", "some without a prompt", "texts", "conditions", "messages"],
 )
@@ -86,25 +86,25 @@ def test_other_contrasts_stay_as_they_are(contrasts: Contrasts) -> None:
 
 
 def test_pairs_with_and_without_a_prompt() -> None:
-    found = read(jsonl(GOOD, GOOD | {"prompt": "One day "}))
-    assert (found.kind, found.paired) == ("pairs", True)
-    assert wholes(found)[0] == ["Mara laughed.", "One day Mara laughed."]
-    assert found.negative[1].prompt == "One day "
+    contrasts = read(jsonl(GOOD, GOOD | {"prompt": "One day "}))
+    assert (contrasts.kind, contrasts.paired) == ("pairs", True)
+    assert wholes(contrasts)[0] == ["Mara laughed.", "One day Mara laughed."]
+    assert contrasts.negative[1].prompt == "One day "
 
 
 def test_pairs_of_messages() -> None:
-    found = read(jsonl({"positive": said("Well."), "negative": said("Badly.")}))
+    contrasts = read(jsonl({"positive": assistant("Well."), "negative": assistant("Badly.")}))
     turns = (Message("user", "How was it?"),)
-    assert found.positive == (Passage("", "Well.", "", "assistant", turns),)
-    assert found.completes
+    assert contrasts.positive == (Passage("", "Well.", "", "assistant", turns),)
+    assert contrasts.completes
     # The same in the three ways in which preference data are written.
     for prompt, positive, negative in (
         (ASKED, "Well.", "Badly."),
-        (ASKED, said("Well.")[1:], said("Badly.")[1:]),
-        ("How was it?", said("Well."), said("Badly.")),
+        (ASKED, assistant("Well.")[1:], assistant("Badly.")[1:]),
+        ("How was it?", assistant("Well."), assistant("Badly.")),
     ):
         row = {"prompt": prompt, "chosen": positive, "rejected": negative}
-        assert read(jsonl(row)).positive == found.positive
+        assert read(jsonl(row)).positive == contrasts.positive
 
 
 @pytest.mark.parametrize(
@@ -119,19 +119,23 @@ def test_pairs_of_messages() -> None:
 def test_answers_that_pick_are_a_choice(answers: tuple[str, str], kind: str) -> None:
     names = ("answer_matching_behavior", "answer_not_matching_behavior")
     row = dict(zip(names, answers, strict=True)) | {"question": "Which?", "statement": "x"}
-    found = read(jsonl(row))
-    assert found.kind == kind
-    assert found.positive == (Passage("Which?", answers[0]),)
-    assert found.notes == ("fields that are not read: statement",)
+    contrasts = read(jsonl(row))
+    assert contrasts.kind == kind
+    assert contrasts.positive == (Passage("Which?", answers[0]),)
+    assert contrasts.notes == ("fields that are not read: statement",)
     ours = {"positive": answers[0], "negative": answers[1], "prompt": "Which?"}
-    assert read(jsonl(ours)).sha256 == found.sha256
+    assert read(jsonl(ours)).sha256 == contrasts.sha256
 
 
 @pytest.mark.parametrize("labels", [(1, 0), (True, False), ("1", "0"), ("True", "false")])
 def test_labelled_rows_are_two_sets(labels: tuple[object, object]) -> None:
     rows = [{"text": text, "label": labels[text == "c"]} for text in "abc"]
-    found = read(jsonl(*rows))
-    assert (found.kind, found.paired, wholes(found)) == ("unpaired", False, (["a", "b"], ["c"]))
+    contrasts = read(jsonl(*rows))
+    assert (contrasts.kind, contrasts.paired, wholes(contrasts)) == (
+        "unpaired",
+        False,
+        (["a", "b"], ["c"]),
+    )
 
 
 def test_tables_with_and_without_a_name() -> None:
@@ -153,18 +157,20 @@ def test_two_files_are_two_sets_or_pairs() -> None:
 
     source = {"positive_file": "p.txt", "negative_file": "n.json"}
     for paired, kind in ((False, "unpaired"), (True, "pairs")):
-        found = contrast_files.read(ContrastSource(**source, paired=paired), records_of)
-        assert (found.kind, found.paired) == (kind, paired)
-        assert wholes(found) == (["One day", "Two days"], ["Three", "Four"])
+        contrasts = contrast_files.read(ContrastSource(**source, paired=paired), records_of)
+        assert (contrasts.kind, contrasts.paired) == (kind, paired)
+        assert wholes(contrasts) == (["One day", "Two days"], ["Three", "Four"])
 
 
 def test_one_object_holds_two_sets_or_conditions() -> None:
     sets = {"positive": ["a", "b"], "negative": ["c"]}
     for text in (json.dumps(sets), json.dumps(sets, indent=1)):
-        found = read(text.encode())
-        assert (found.kind, wholes(found)) == ("unpaired", (["a", "b"], ["c"]))
-    found = read(json.dumps({"positive": ["[x]"], "negative": "", "texts": ["a", "b"]}).encode())
-    assert (found.kind, wholes(found)) == ("conditions", (["[x] a", "[x] b"], ["a", "b"]))
+        contrasts = read(text.encode())
+        assert (contrasts.kind, wholes(contrasts)) == ("unpaired", (["a", "b"], ["c"]))
+    contrasts = read(
+        json.dumps({"positive": ["[x]"], "negative": "", "texts": ["a", "b"]}).encode()
+    )
+    assert (contrasts.kind, wholes(contrasts)) == ("conditions", (["[x] a", "[x] b"], ["a", "b"]))
 
 
 def conditions(positive: tuple[str, ...], negative: tuple[str, ...], n: int = 2) -> Contrasts:
@@ -173,22 +179,22 @@ def conditions(positive: tuple[str, ...], negative: tuple[str, ...], n: int = 2)
 
 
 def test_conditions_stand_before_each_text() -> None:
-    found = conditions(("[sad]",), ())
-    assert wholes(found) == (["[sad] t0", "[sad] t1"], ["t0", "t1"])
-    assert found.conditions == (("[sad]",), ("",))
+    contrasts = conditions(("[sad]",), ())
+    assert wholes(contrasts) == (["[sad] t0", "[sad] t1"], ["t0", "t1"])
+    assert contrasts.conditions == (("[sad]",), ("",))
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
 def test_conditions_are_crossed_with_texts(n: int, m: int, n_texts: int) -> None:
     names = [tuple(f"{side}{number}" for number in range(k)) for side, k in (("p", n), ("n", m))]
-    found = conditions(*names, n=n_texts)
-    assert found.paired == (n == m or 1 in (n, m))
-    for own, side in zip(names, wholes(found), strict=True):
-        assert set(side) == {f"{one} t{number}" for one in own for number in range(n_texts)}
-    if found.paired:
-        pairs = list(zip(found.positive, found.negative, strict=True))
+    contrasts = conditions(*names, n=n_texts)
+    assert contrasts.paired == (n == m or 1 in (n, m))
+    for own, side in zip(names, wholes(contrasts), strict=True):
+        assert set(side) == {f"{record} t{number}" for record in own for number in range(n_texts)}
+    if contrasts.paired:
+        pairs = list(zip(contrasts.positive, contrasts.negative, strict=True))
         assert len(pairs) == max(n, m) * n_texts == len(set(pairs))
-        assert all(one.text == other.text for one, other in pairs)
+        assert all(pair.text == other.text for pair, other in pairs)
 
 
 # What stands round the texts --------------------------------------------------------------------
@@ -196,12 +202,12 @@ def test_conditions_are_crossed_with_texts(n: int, m: int, n_texts: int) -> None
 
 def test_a_template_stands_round_each_text() -> None:
     frame = Frame("Q: {prompt}\nA {{:{text}?")
-    found = read(jsonl(GOOD | {"prompt": "How?"}), frame=frame)
-    assert found.positive == (Passage("Q: How?\nA {:", "Mara laughed.", "?"),)
-    assert not found.completes
+    contrasts = read(jsonl(GOOD | {"prompt": "How?"}), frame=frame)
+    assert contrasts.positive == (Passage("Q: How?\nA {:", "Mara laughed.", "?"),)
+    assert not contrasts.completes
     frame = Frame("Be {condition}.")
-    found = read(jsonl("a"), texts="f", positive=("glad",), negative=("sad",), frame=frame)
-    assert wholes(found) == (["Be glad. a"], ["Be sad. a"])
+    contrasts = read(jsonl("a"), texts="f", positive=("glad",), negative=("sad",), frame=frame)
+    assert wholes(contrasts) == (["Be glad. a"], ["Be sad. a"])
 
 
 def test_a_chat_takes_prompts_as_questions_and_texts_as_what_they_are() -> None:
@@ -213,17 +219,17 @@ def test_a_chat_takes_prompts_as_questions_and_texts_as_what_they_are() -> None:
     assert read(jsonl(GOOD | {"prompt": "How?"}), frame=chat).positive == (
         Passage("", "Mara laughed.", "", "assistant", (system, Message("user", "How?"))),
     )
-    found = read(jsonl("a"), texts="f", positive=("x",), negative=("",), frame=Frame(chat=True))
-    assert found.positive[0] == Passage("", "a", "", "user", (Message("system", "x"),))
-    assert found.negative[0] == Passage("", "a", "", "user")
+    contrasts = read(jsonl("a"), texts="f", positive=("x",), negative=("",), frame=Frame(chat=True))
+    assert contrasts.positive[0] == Passage("", "a", "", "user", (Message("system", "x"),))
+    assert contrasts.negative[0] == Passage("", "a", "", "user")
     # A template is what the user says; a text that is not in it is the answer.
     for template, expected in (
         ("Be {condition}. {text}!", Passage("Be x. ", "a", "!", "user")),
         ("Be {condition}.", Passage("", "a", "", "assistant", (Message("user", "Be x."),))),
     ):
         frame = Frame(template, chat=True)
-        found = read(jsonl("a"), texts="f", positive=("x",), negative=("y",), frame=frame)
-        assert found.positive == (expected,)
+        contrasts = read(jsonl("a"), texts="f", positive=("x",), negative=("y",), frame=frame)
+        assert contrasts.positive == (expected,)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +255,7 @@ def test_what_a_template_leaves_out_is_an_error() -> None:
     with pytest.raises(InputError, match=r"no \{condition\}"):
         read(jsonl("a"), texts="f", positive=("x",), frame=Frame("{text}"))
     with pytest.raises(InputError, match="no place in a template"):
-        read(jsonl({"text": said("x"), "label": 1}), frame=Frame("{text}"))
+        read(jsonl({"text": assistant("x"), "label": 1}), frame=Frame("{text}"))
 
 
 # What cannot be read ----------------------------------------------------------------------------
@@ -306,9 +312,9 @@ def test_bad_tables_get_the_line_and_the_fault(data: bytes, message: str) -> Non
 
 
 def test_empty_texts_are_left_out_and_told() -> None:
-    found = read(jsonl("", "a", {"text": ""}), texts="f", positive=("x",))
-    assert wholes(found)[0] == ["x a"]
-    assert found.notes == ("empty texts that are left out: 2",)
+    contrasts = read(jsonl("", "a", {"text": ""}), texts="f", positive=("x",))
+    assert wholes(contrasts)[0] == ["x a"]
+    assert contrasts.notes == ("empty texts that are left out: 2",)
 
 
 def test_ways_to_name_contrasts_that_exclude_each_other() -> None:
@@ -352,18 +358,19 @@ def test_the_hash_is_of_contents_order_and_sides() -> None:
 
 
 def test_other_fields_of_messages_are_kept() -> None:
-    thought = said("Well.")
+    thought = assistant("Well.")
     thought[-1]["reasoning_content"] = "Hm."
     thought[0] = {"role": "user", "content": [{"type": "text", "text": "How was it?"}]}
-    found = read(jsonl({"positive": thought, "negative": said("Badly.")}))
-    assert found.positive[0].turns == (Message("user", "How was it?"),)
-    assert found.positive[0].extra == '{"reasoning_content": "Hm."}'
+    contrasts = read(jsonl({"positive": thought, "negative": assistant("Badly.")}))
+    assert contrasts.positive[0].turns == (Message("user", "How was it?"),)
+    assert contrasts.positive[0].extra == '{"reasoning_content": "Hm."}'
     assert (
-        found.sha256 != read(jsonl({"positive": said("Well."), "negative": said("Badly.")})).sha256
+        contrasts.sha256
+        != read(jsonl({"positive": assistant("Well."), "negative": assistant("Badly.")})).sha256
     )
     call = {"role": "assistant", "content": None, "tool_calls": [{"id": "x"}]}
-    turns = [*ASKED, call, *said("Well.")]
-    message = read(jsonl({"positive": turns, "negative": said("Badly.")})).positive[0].turns[1]
+    turns = [*ASKED, call, *assistant("Well.")]
+    message = read(jsonl({"positive": turns, "negative": assistant("Badly.")})).positive[0].turns[1]
     assert message.as_dict() == call | {"content": ""}
 
 
@@ -407,8 +414,8 @@ def test_any_json_is_contrasts_or_an_error_for_the_user(values: list[object], ch
 
 
 def prompts_of(data: bytes, name: str = "f", names: Names | None = None) -> list[str]:
-    found, _ = prompts.read(records(data, name, Names().known), names, field="prompt")
-    return found
+    texts, _ = prompts.read(records(data, name, Names().known), names, field="prompt")
+    return texts
 
 
 def test_prompts_are_lines_or_records() -> None:
@@ -417,9 +424,9 @@ def test_prompts_are_lines_or_records() -> None:
         (b"One, day\r\n\nThen\n", "f"),
         (jsonl({"prompt": "One, day"}, {"prompt": "Then", "id": 1}), "f"),
         (jsonl(*expected), "f.jsonl"),
-        (json.dumps([{"instruction": one} for one in expected]).encode(), "f.json"),
+        (json.dumps([{"instruction": text} for text in expected]).encode(), "f.json"),
         (b'goal,target\n"One, day",Sure\nThen,Yes\n', "f.csv"),
-        (jsonl(*([{"role": "user", "content": one}] for one in expected)), "f.jsonl"),
+        (jsonl(*([{"role": "user", "content": text}] for text in expected)), "f.jsonl"),
     ):
         assert prompts_of(data, name) == expected
     assert prompts_of(jsonl({"theirs": "x", "prompt": "y"}), names=Names({"text": "theirs"})) == [
@@ -431,7 +438,7 @@ def test_prompts_are_lines_or_records() -> None:
         (b"\n", "f is empty"),
         (jsonl({"words": "x"}), "f:1: there is no prompt; it has the fields words"),
         (jsonl({"prompt": 3}), "f:1: 'prompt' is a number"),
-        (jsonl({"messages": said("Well.")}), "f:1: 'messages' is a conversation"),
+        (jsonl({"messages": assistant("Well.")}), "f:1: 'messages' is a conversation"),
     ):
         with pytest.raises(InputError, match=message):
             prompts_of(data)
@@ -444,20 +451,20 @@ ANSWERS = {"question": "Q", "correct_answers": ["a", "b"], "incorrect_answers": 
 
 def test_lists_in_a_record_are_pairs_of_each_with_each() -> None:
     for rows in ([ANSWERS], [ANSWERS, ANSWERS | {"question": "R", "correct_answers": "x"}]):
-        found = read(jsonl(*rows))
+        contrasts = read(jsonl(*rows))
         expected = [
             (row["question"], positive, negative)
             for row in rows
             for positive in row["correct_answers"]
             for negative in row["incorrect_answers"]
         ]
-        pairs = zip(found.positive, found.negative, strict=True)
+        pairs = zip(contrasts.positive, contrasts.negative, strict=True)
         assert [(p.prompt, p.text, n.text) for p, n in pairs] == expected
-        assert found.paired
-        numbers = record_numbers(found.records, len(expected)).tolist()
-        assert numbers == [row for row, one in enumerate(rows) for _ in product(
-            one["correct_answers"], one["incorrect_answers"])]  # fmt: skip
-        assert f"{len(expected)} pairs" in found.notes[0]
+        assert contrasts.paired
+        numbers = record_numbers(contrasts.records, len(expected)).tolist()
+        assert numbers == [row for row, pair in enumerate(rows) for _ in product(
+            pair["correct_answers"], pair["incorrect_answers"])]  # fmt: skip
+        assert f"{len(expected)} pairs" in contrasts.notes[0]
         first = read(jsonl(*rows), names=Names(lists="first"))
         assert wholes(first) == (
             [row["question"] + row["correct_answers"][0] for row in rows],
@@ -472,15 +479,22 @@ def test_a_table_holds_lists_where_it_is_said_so() -> None:
     assert wholes(read(table, "f.csv", names=names)) == (["Qa", "Qb", "Rd", "Rd"],
                                                          ["Qc", "Qc", "Re", "Rf"])  # fmt: skip
     # A question with a single right answer has no semicolon there.
-    for rows, told in ((b"a;b,c;d\n", True), (b"a;b,c;d\ne,f;g\n", True), (b"a,b;c\n", False)):
-        found = read(b"positive,negative\n" + rows, "f.csv")
-        assert any("--split" in note for note in found.notes) == told
+    for rows, is_semicolon in (
+        (b"a;b,c;d\n", True),
+        (b"a;b,c;d\ne,f;g\n", True),
+        (b"a,b;c\n", False),
+    ):
+        contrasts = read(b"positive,negative\n" + rows, "f.csv")
+        assert any("--split" in note for note in contrasts.notes) == is_semicolon
 
 
 def test_two_lists_in_one_object_are_sets_and_said_to_be() -> None:
     sets = {"positive": ["a", "b"], "negative": ["c"]}
-    found = read(jsonl(sets))
-    assert (found.kind, any("not as pairs" in note for note in found.notes)) == ("unpaired", True)
+    contrasts = read(jsonl(sets))
+    assert (contrasts.kind, any("not as pairs" in note for note in contrasts.notes)) == (
+        "unpaired",
+        True,
+    )
     assert wholes(read(jsonl(sets), names=Names(lists="all"))) == (["a", "b"], ["c", "c"])
     assert wholes(read(jsonl(sets, sets))) == (["a", "b", "a", "b"], ["c"] * 4)
     with pytest.raises(InputError, match="and more records after them"):
@@ -498,10 +512,12 @@ def test_two_lists_in_one_object_are_sets_and_said_to_be() -> None:
 def test_labels_with_values(named: dict[str, Any], expected: Any) -> None:
     labels = zip("abcde", (5.0, "4", 3, 1, " good"), strict=True)
     rows = [{"text": text, "label": label} for text, label in labels]
-    found = read(jsonl(*rows), names=Names(**named))
-    assert wholes(found) == expected
+    contrasts = read(jsonl(*rows), names=Names(**named))
+    assert wholes(contrasts) == expected
     left = len(rows) - sum(map(len, expected))
-    assert found.notes == ((f"rows with neither label that are left out: {left}",) if left else ())
+    assert contrasts.notes == (
+        (f"rows with neither label that are left out: {left}",) if left else ()
+    )
 
 
 def test_a_mapping_for_one_file_alone() -> None:
@@ -524,11 +540,11 @@ def test_a_mapping_for_one_file_alone() -> None:
 
 def test_crossed_texts_are_made_when_they_are_read() -> None:
     texts, names = [f"t{n}" for n in range(300)], [f"c{n}" for n in range(400)]
-    found = read(jsonl(*texts), texts="f", positive=tuple(names), negative=("no",))
-    assert (len(found.positive), len(found.negative)) == (120_000, 120_000)
-    assert found.positive[301].full_text == "c1 t1"
-    assert found.positive[-1:] == [Passage("c399 ", "t299")]
-    assert sys.getsizeof(found.positive) < 1000
+    contrasts = read(jsonl(*texts), texts="f", positive=tuple(names), negative=("no",))
+    assert (len(contrasts.positive), len(contrasts.negative)) == (120_000, 120_000)
+    assert contrasts.positive[301].full_text == "c1 t1"
+    assert contrasts.positive[-1:] == [Passage("c399 ", "t299")]
+    assert sys.getsizeof(contrasts.positive) < 1000
     with pytest.raises(InputError, match="conditions before texts expand to 1,200,000 texts"):
         read(jsonl(*texts), texts="f", positive=tuple(f"c{n}" for n in range(2000)))
     with pytest.raises(InputError, match="characters, more than"):
@@ -544,17 +560,17 @@ def test_crossed_texts_are_made_when_they_are_read() -> None:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The datasets library, with one dataset and no network."""
-    made = SimpleNamespace(asked=[], disable_progress_bars=lambda: None)
+    library = SimpleNamespace(asked=[], disable_progress_bars=lambda: None)
 
     def load_dataset(name: str, config: str | None) -> dict[str, object]:
-        made.asked.append((name, config))
+        library.asked.append((name, config))
         if name != "owner/name":
             raise ConnectionError("offline\nmore")
         return {"train": [GOOD, GOOD], "test": [GOOD]}
 
-    made.load_dataset = load_dataset
-    monkeypatch.setitem(sys.modules, "datasets", made)
-    return made
+    library.load_dataset = load_dataset
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    return library
 
 
 def test_datasets_of_the_hub(hub: SimpleNamespace) -> None:
@@ -566,7 +582,7 @@ def test_datasets_of_the_hub(hub: SimpleNamespace) -> None:
         list(hubdata.rows("hf:owner/name@x"))
     with pytest.raises(UsageError, match="names no dataset"):
         list(hubdata.rows("hf:a/b/c"))
-    with pytest.raises(InputError, match=r"the dataset nobody/nothing: offline"):
+    with pytest.raises(InputError, match=r"dataset nobody/nothing: offline"):
         list(hubdata.rows("hf:nobody/nothing"))
 
 
@@ -611,16 +627,16 @@ def shared(name: str) -> bytes:
 @pytest.mark.parametrize("name", WHOLE)
 def test_published_contrasts_are_read_as_they_are(name: str) -> None:
     kind, mapping, least = WHOLE[name]
-    found = read(shared(name), name, names=parse_mapping(mapping.split()))
-    assert found.kind == kind
-    assert min(len(found.positive), len(found.negative)) >= least
+    contrasts = read(shared(name), name, names=parse_mapping(mapping.split()))
+    assert contrasts.kind == kind
+    assert min(len(contrasts.positive), len(contrasts.negative)) >= least
     if kind == "choice":
-        assert all(side.prompt for side in found.positive)
+        assert all(side.prompt for side in contrasts.positive)
         # By the names that its authors gave, spelt out: the same.
         theirs = ["answer_matching_behavior", "answer_not_matching_behavior", "question"]
         ours = ["positive", "negative", "prompt"]
         names = parse_mapping([f"{a}={b}" for a, b in zip(ours, theirs, strict=True)])
-        assert read(shared(name), name, names=names).sha256 == found.sha256
+        assert read(shared(name), name, names=names).sha256 == contrasts.sha256
 
 
 @needs_shared
@@ -629,9 +645,9 @@ def test_published_emotions_are_one_side(name: str) -> None:
     happiness = "repe/data/emotions/happiness.json"
     other = happiness if name != happiness else "repe/data/emotions/sadness.json"
     source = ContrastSource(positive_file=name, negative_file=other)
-    found = contrast_files.read(source, lambda file: records(shared(file), file))
-    assert (found.kind, found.paired) == ("unpaired", False)
-    assert len(found.positive) >= 200
+    contrasts = contrast_files.read(source, lambda file: records(shared(file), file))
+    assert (contrasts.kind, contrasts.paired) == ("unpaired", False)
+    assert len(contrasts.positive) >= 200
 
 
 @needs_shared
@@ -639,8 +655,8 @@ def test_published_emotions_are_one_side(name: str) -> None:
 def test_published_texts_stand_after_conditions(name: str) -> None:
     frame = Frame("Act as if you were {condition}.")
     source = {"texts": name, "positive": ("glad",), "negative": ("sad",), "frame": frame}
-    found = read(shared(name), name, **source)
-    assert len(found.positive) == len(found.negative) >= 50
+    contrasts = read(shared(name), name, **source)
+    assert len(contrasts.positive) == len(contrasts.negative) >= 50
 
 
 @needs_shared

@@ -30,6 +30,7 @@ from steer.distillation.distill import distill, fit
 from steer.distillation.lessons import Conditions, Lesson, beginnings, log_probs, write_lessons
 from steer.distillation.lowrank import Edits, Teacher, divergences
 from steer.distillation.recovery import recovery
+from steer.distillation.ridge import Spread
 from steer.distillation.settings import DistillSettings, Schedule
 from steer.distillation.task import Task
 from steer.distillation.texts import Texts, write
@@ -74,9 +75,15 @@ def lessons(model: Model, n: int = 24) -> list[Lesson]:
     return [Lesson((1, *row), (1, *row), len(row) - 1) for row in rows]
 
 
+def unspread(*sites: Site) -> dict[Site, Spread]:
+    """Sites whose edits are in the units of the activations themselves."""
+    width = tiny.model("llama").identity.d_model
+    return dict.fromkeys(sites, Spread(torch.zeros(width), torch.ones(width)))
+
+
 def planted(model: Model, rank: int, sites: Sequence[Site]) -> Edits:
     """A known edit, strong enough to matter."""
-    edits = Edits(model, dict.fromkeys(sites, 1.0), rank, seed=7, response=False)
+    edits = Edits(model, unspread(*sites), rank, seed=7, response=False)
     generator = torch.Generator().manual_seed(8)
     for parts in edits.state.values():
         for part in parts:
@@ -99,7 +106,7 @@ class PlantedTeacher(Teacher):
     @torch.no_grad()
     def __call__(self, taught: Sequence[Lesson]) -> Tensor:
         with self._edits.acting(taught):
-            return log_probs(self.model, [(one.baseline, one.n) for one in taught])
+            return log_probs(self.model, [(lesson.baseline, lesson.n) for lesson in taught])
 
 
 @pytest.mark.parametrize("rank", [0, 2])
@@ -109,7 +116,7 @@ def test_a_condition_that_is_an_edit_is_recovered(rank: int) -> None:
     teacher = PlantedTeacher(model, planted(model, rank, [site]))
     others = replace(texts(model, 64), validation=lessons(model, 80)[64:])
     task = Task.of(model, others, teacher)
-    edits = Edits(model, {site: 1.0}, rank + 1 if rank else 0, seed=0, response=False)
+    edits = Edits(model, unspread(site), rank + 1 if rank else 0, seed=0, response=False)
     best, best_step = descend(task, edits, Schedule(200, 0.02, 16, seed=0))
     assert best > 0.95
     assert best_step > 100
@@ -122,7 +129,7 @@ def test_the_teacher_itself_recovers_all_and_no_edit_recovers_nothing() -> None:
     teacher = PlantedTeacher(model, truth)
     task = Task.of(model, texts(model), teacher)
     assert task.recovered(truth) == pytest.approx(1, abs=1e-5)
-    nothing = Edits(model, {Site(1): 1.0}, 2, seed=0, response=False)
+    nothing = Edits(model, unspread(Site(1)), 2, seed=0, response=False)
     assert task.recovered(nothing) == pytest.approx(0, abs=1e-6)
 
 
@@ -130,7 +137,7 @@ def test_a_wild_descent_ends_no_worse_than_it_began() -> None:
     model = tiny.model("llama")
     teacher = PlantedTeacher(model, planted(model, 0, [Site(1)]))
     task = Task.of(model, texts(model), teacher)
-    edits = Edits(model, {Site(0): 1.0, Site(1): 1.0}, 4, seed=0, response=False)
+    edits = Edits(model, unspread(Site(0), Site(1)), 4, seed=0, response=False)
     best, best_step = descend(task, edits, Schedule(40, 50.0, 8, seed=0))
     assert best >= 0
     assert task.recovered(edits) == pytest.approx(best, abs=1e-6)
@@ -141,10 +148,10 @@ def test_a_wild_descent_ends_no_worse_than_it_began() -> None:
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_distilled_edit_does_part_of_what_the_condition_does(family: str) -> None:
     vector = distilled(family)
-    told = vector.metadata.method.distillation
-    assert told is not None
-    assert 0 < told.recovery <= 1
-    assert told.interval[0] <= told.recovery <= told.interval[1]
+    distillation = vector.metadata.method.distillation
+    assert distillation is not None
+    assert 0 < distillation.recovery <= 1
+    assert distillation.interval[0] <= distillation.recovery <= distillation.interval[1]
     assert "held-out" in vector.metadata.recommended.evidence
 
 
@@ -155,7 +162,7 @@ def test_the_file_does_what_was_measured(scope: str) -> None:
     model = tiny.model("llama")
     texts = write_lessons(model, CONDITIONS, PROMPTS, range(6), max_tokens=12, seed=5)
     teacher = Teacher(model)
-    edits = Edits(model, dict.fromkeys([Site(0), Site(2)], 1.0), 2, 0, response=scope == "response")
+    edits = Edits(model, unspread(Site(0), Site(2)), 2, 0, response=scope == "response")
     for row, parts in enumerate(edits.state.values()):
         for part, stored in zip(parts, vector.tensors.values(), strict=True):
             part.data = torch.from_numpy(stored[row].copy())
@@ -278,7 +285,7 @@ def test_what_cannot_be_distilled_says_why() -> None:
         distill(model, Conditions("w5 " * 127), PROMPTS, SMALL)
     with pytest.raises(UsageError, match="steps"):
         replace(SMALL, steps=0)
-    nothing = PlantedTeacher(model, Edits(model, {Site(1): 1.0}, 0, 0, response=False))
+    nothing = PlantedTeacher(model, Edits(model, unspread(Site(1)), 0, 0, response=False))
     with pytest.raises(InputError, match="does not change the model's texts"):
         Task.of(model, texts(model), nothing)
 
@@ -347,13 +354,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_command_writes_a_file_that_the_others_read(folder: Path) -> None:
     Path("prompts.txt").write_text("w4 w7\nw60 w3\n")
     few = ("--steps", 20, "--samples", 32, "--held-out", 16, "--max-tokens", 12, "--rank", 2)
-    made = steer(
+    result = steer(
         *("distill", "--condition", "w5 w9 w33", "-m", folder, "-o", "x.safetensors"),
         *("--prompts", "prompts.txt", "--layers", "all", *few),
     )
-    assert made.exit_code == 0, made.output + repr(made.exception)
-    assert "held-out texts" in made.stdout
-    assert "nats per token" in made.stdout
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    assert "held-out texts" in result.stdout
+    assert "nats per token" in result.stdout
     shown = steer("show", "x.safetensors").stdout
     for fact in (
         "low-rank edit, rank 2",
@@ -407,7 +414,7 @@ def test_what_is_kept_is_what_would_be_written() -> None:
     settings = replace(SMALL, samples=20, held_out=16, max_tokens=6)
     kept = Journal(None)
     fresh, first, again = (
-        write(model, CONDITIONS, prompts, settings, kept=one) for one in (None, kept, kept)
+        write(model, CONDITIONS, prompts, settings, kept=journal) for journal in (None, kept, kept)
     )
     assert fresh == first == again
 
@@ -415,7 +422,7 @@ def test_what_is_kept_is_what_would_be_written() -> None:
 def test_what_a_teacher_remembers_is_what_it_would_say() -> None:
     model = tiny.model("llama")
     taught = lessons(model, 70)
-    room = 4 * 64 * sum(one.n for one in taught[:50])
+    room = 4 * 64 * sum(lesson.n for lesson in taught[:50])
     some, none = Teacher(model, taught, budget=room), Teacher(model)
     torch.testing.assert_close(some(taught), none(taught), rtol=1e-4, atol=1e-5)
     assert torch.equal(some(taught[3:9]), Teacher(model, taught[:50])(taught[3:9]))
@@ -441,22 +448,22 @@ def test_an_interrupted_descent_goes_on_from_its_last_validation(
             taken += 1
             backward(*arguments)
 
-        edits = Edits(model, {Site(1): 1.0}, 3, seed=0, response=False)
+        edits = Edits(model, unspread(Site(1)), 3, seed=0, response=False)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Task, "backward", lambda self, *arguments: counted(*arguments))
-            found = descend(task, edits, Schedule(100, 0.02, 8, seed=0), checkpoint=checkpoint)
-        return (*found, [part.tolist() for part in edits.parameters])
+            descended = descend(task, edits, Schedule(100, 0.02, 8, seed=0), checkpoint=checkpoint)
+        return (*descended, [part.tolist() for part in edits.parameters])
 
-    whole, n_whole = run(None), taken
+    expected, n_whole = run(None), taken
     checkpoints = Checkpoints(tmp_path / "run")
     kept = checkpoints.checkpoint("a descent")
     with pytest.raises(KeyboardInterrupt):
         run(kept, stopped)
-    assert run(kept) == whole
+    assert run(kept) == expected
     assert n_whole > stopped
     assert taken == n_whole - stopped // 25 * 25
-    assert run(kept) == whole and not taken, "what is done is not done again"
-    assert run(checkpoints.checkpoint("another")) == whole and taken == n_whole
+    assert run(kept) == expected and not taken, "what is done is not done again"
+    assert run(checkpoints.checkpoint("another")) == expected and taken == n_whole
     checkpoints.finish()
     assert not (tmp_path / "run").exists()
 
@@ -465,10 +472,12 @@ def test_an_interrupted_descent_goes_on_from_its_last_validation(
 def test_kill_9_at_any_moment_leaves_no_trace(tmp_path: Path) -> None:
     rounds = killing.rounds_of("killed_distill.py", tmp_path, 3)
     assert all(kept == sorted(kept) for kept in rounds), "what was written was lost"
-    assert any(kept > 0 for found in rounds for kept in found), "no run was killed in its midst"
-    whole = (tmp_path / "whole.safetensors").read_bytes()
+    assert any(kept > 0 for log_likelihood in rounds for kept in log_likelihood), (
+        "no run was killed in its midst"
+    )
+    expected = (tmp_path / "whole.safetensors").read_bytes()
     killed = (tmp_path / f"killed-{number}.safetensors" for number in range(3))
-    assert all(one.read_bytes() == whole for one in killed)
+    assert all(run_killed.read_bytes() == expected for run_killed in killed)
 
 
 @pytest.mark.parametrize("steps", [1, 25, 300])
@@ -490,7 +499,7 @@ def test_a_run_that_gains_no_more_ends_early() -> None:
     model = tiny.model("llama")
     task = Task.of(model, texts(model), PlantedTeacher(model, planted(model, 0, [Site(1)])))
     steps: list[float | None] = []
-    edits = Edits(model, {Site(1): 1.0}, 0, seed=0, response=False)
+    edits = Edits(model, unspread(Site(1)), 0, seed=0, response=False)
     stuck = replace(task, base=1e-6 * task.base)  # R cannot be above 0
     _, best_step = descend(stuck, edits, Schedule(100, 0.02, 8, seed=0), steps.append)
     assert best_step <= len(steps) < 100
@@ -501,6 +510,6 @@ def test_the_ceiling_of_the_last_layer_is_all_and_rises_from_the_first() -> None
     model = load(ModelSource("pocket", device="cpu"))
     settings = DistillSettings(name="x", samples=8, held_out=8, max_tokens=12)
     texts = write(model, Conditions("[mood: joyful]"), ["One day", "The boat"], settings)
-    found = ceiling(Task.of(model, texts), range(model.n_layers))
-    assert abs(found[model.n_layers - 1].value - 1) < 1e-4
-    assert found[0].value < found[model.n_layers - 1].value
+    ceilings = ceiling(Task.of(model, texts), range(model.n_layers))
+    assert abs(ceilings[model.n_layers - 1].value - 1) < 1e-4
+    assert ceilings[0].value < ceilings[model.n_layers - 1].value

@@ -12,7 +12,7 @@ import pytest
 import tiny
 import torch
 from recorded import pairs
-from test_distill import SMALL, _one_thread, folder, planted, steer  # noqa: F401  (fixtures)
+from test_distill import SMALL, _one_thread, folder, planted, steer, unspread  # noqa: F401  (fixtures)
 
 from steer.base.errors import InputError
 from steer.contrasts.contrasts import Contrasts
@@ -43,18 +43,19 @@ def log_prob(model: Model, ids: Sequence[int], n: int) -> float:
 def test_the_log_ratio_is_that_of_each_completion_alone() -> None:
     preferred = task()
     some = preferred.lessons[:5]
-    for pair, found in zip(some, preferred.log_ratios(some, None), strict=True):
+    for pair, log_ratio in zip(some, preferred.log_ratios(some, None), strict=True):
         positive, negative = (
-            log_prob(preferred.model, one.baseline, one.n) for one in (pair.positive, pair.negative)
+            log_prob(preferred.model, side.baseline, side.n)
+            for side in (pair.positive, pair.negative)
         )
-        assert found == pytest.approx(positive - negative, abs=1e-4)
+        assert log_ratio == pytest.approx(positive - negative, abs=1e-4)
         assert (pair.positive.n, pair.negative.n) == (2, 1)
-        assert preferred.base[pair] == pytest.approx(found, abs=1e-4)
+        assert preferred.base[pair] == pytest.approx(log_ratio, abs=1e-4)
 
 
 def test_no_edit_has_the_loss_of_a_coin_and_an_edit_that_of_its_log_ratio() -> None:
     preferred = task()
-    nothing = Edits(preferred.model, {Site(1): 1.0}, 2, seed=0, response=False)
+    nothing = Edits(preferred.model, unspread(Site(1)), 2, seed=0, response=False)
     assert preferred.losses(nothing, preferred.held_out) == pytest.approx(
         [math.log(2)] * len(preferred.held_out), abs=1e-5
     )
@@ -77,18 +78,18 @@ def test_the_parts_of_a_batch_have_the_gradient_of_the_whole(
         edits = planted(preferred.model, 2, [Site(1)])
         preferred.backward(edits, preferred.lessons[:6])
         gradients.append([part.grad for part in edits.parameters])
-    for whole, parts in zip(*gradients, strict=True):
-        torch.testing.assert_close(whole, parts, rtol=1e-3, atol=1e-6)
+    for full_gradient, parts in zip(*gradients, strict=True):
+        torch.testing.assert_close(full_gradient, parts, rtol=1e-3, atol=1e-6)
 
 
 def test_held_out_pairs_prefer_the_positive_completion_afterwards() -> None:
     preferred = task()
     vector = fit_pairs(preferred, SETTINGS)
-    told = vector.metadata.method.distillation
-    assert told is not None
-    assert told.objective == "pairs"
-    assert 0 < told.interval[0] <= told.recovery <= 1
-    assert (told.samples, told.held_out) == (18, 6)
+    distillation = vector.metadata.method.distillation
+    assert distillation is not None
+    assert distillation.objective == "pairs"
+    assert 0 < distillation.interval[0] <= distillation.recovery <= 1
+    assert (distillation.samples, distillation.held_out) == (18, 6)
     assert vector.metadata.contrast.sha256 == pairs(*ROWS).sha256
     again = fit_pairs(task(), SETTINGS)
     assert store.to_bytes(again.sealed()) == store.to_bytes(vector.sealed())
@@ -103,8 +104,8 @@ def test_what_judges_is_not_known_by_another_completion_nor_twice() -> None:
     ]
     sides = [tuple(Passage(row[0], row[side]) for row in prompted) for side in (1, 2)]
     for contrasts, n in ((Contrasts("pairs", *sides), 60), (pairs(*ROWS, *ROWS), 60)):
-        found = preference(model, contrasts, SETTINGS)
-        parts = found.held_out, found.validation, found.lessons
+        preferences = preference(model, contrasts, SETTINGS)
+        parts = preferences.held_out, preferences.validation, preferences.lessons
         assert list(map(len, parts)) == [n // 5, n // 5, 3 * n // 5]
         known = [{pair.positive.baseline[:3] for pair in part} for part in parts]
         assert sum(map(len, known)) == len(set.union(*known))
@@ -127,12 +128,12 @@ def test_what_cannot_be_told_apart_says_why(contrasts: Contrasts, message: str) 
 def test_the_command_takes_pairs(folder: Path) -> None:  # noqa: F811
     lines = [json.dumps({"good": a, "negative": b}) for a, b in ROWS]
     Path("pairs.jsonl").write_text("\n".join(lines))
-    made = steer(
+    result = steer(
         *("distill", "--contrasts", "pairs.jsonl", "--map", "positive=good", "-m", folder),
         *("--steps", 20, "--rank", 2, "--layers", 1, "-o", "x.safetensors"),
     )
-    assert made.exit_code == 0, made.output + repr(made.exception)
-    assert "positive likelier in" in made.stdout
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    assert "positive likelier in" in result.stdout
     shown = steer("show", "x.safetensors").stdout
     assert "distill of 18 pairs" in shown
     assert "acts on all" in shown
@@ -149,6 +150,6 @@ def test_the_command_takes_pairs(folder: Path) -> None:  # noqa: F811
     ],
 )
 def test_conditions_and_pairs_are_two_ways(words: tuple[str, ...], message: str) -> None:
-    found = steer("distill", "-o", "x.safetensors", *words)
-    assert (found.exit_code, found.stdout) == (2, "")
-    assert message in found.stderr
+    result = steer("distill", "-o", "x.safetensors", *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr

@@ -22,7 +22,7 @@ from steer.selftest import examine
 
 
 def failed(model: Model) -> list[str]:
-    return [one.name for one in examine(model) if not one.passed]
+    return [check_result.name for check_result in examine(model) if not check_result.passed]
 
 
 FAMILIES = ["llama", "gpt2", "gemma3", "qwen3_moe", "falcon", "opt", "phi"]
@@ -31,7 +31,7 @@ FAMILIES = ["llama", "gpt2", "gemma3", "qwen3_moe", "falcon", "opt", "phi"]
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_on_which_steering_works_is_well(family: str) -> None:
     done = list(examine(tiny.model(family)))
-    assert [one for one in done if not one.passed] == []
+    assert [check_result for check_result in done if not check_result.passed] == []
     assert len(done) == 9
 
 
@@ -39,7 +39,7 @@ def test_a_model_on_which_steering_works_is_well(family: str) -> None:
 def test_a_recurrent_model_on_which_steering_works_is_well(family: str) -> None:
     """Its state takes the place of a cache, and its rows are run one by one."""
     done = list(examine(tiny.wrapped(build_recurrent(family), family)))
-    assert [one for one in done if not one.passed] == []
+    assert [check_result for check_result in done if not check_result.passed] == []
 
 
 def test_half_precision_is_well() -> None:
@@ -92,15 +92,19 @@ def test_a_check_tells_what_happened_and_what_to_do() -> None:
         (SteerError("broken"), "broken", "do"),
         (OSError("libfoo.so is missing"), "OSError: libfoo.so is missing", "do"),
     ):
-        found = check("x", lambda error=error: fail(error), "do")
-        assert (found.passed, found.detail, found.advice) == (False, detail, advice)
+        check_result = check("x", lambda error=error: fail(error), "do")
+        assert (check_result.passed, check_result.detail, check_result.advice) == (
+            False,
+            detail,
+            advice,
+        )
 
 
 def test_packages_that_are_missing_or_old_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert packages().passed
     needed = [Requirement(text) for text in ("torch>=1", "numpy>=999", "nothing-of-this-name")]
     monkeypatch.setattr(diagnosis, "_requirements", lambda: needed)
-    found = packages()
-    assert not found.passed
-    assert "numpy is" in found.detail and "nothing-of-this-name is missing" in found.detail
-    assert "torch" not in found.detail
+    versions = packages()
+    assert not versions.passed
+    assert "numpy is" in versions.detail and "nothing-of-this-name is missing" in versions.detail
+    assert "torch" not in versions.detail

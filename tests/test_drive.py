@@ -55,10 +55,10 @@ def run(*words: str) -> Any:
 
 def verdict(url: str, *words: str) -> str:
     """What `steer check-server` finds."""
-    found = run("check-server", url, *(words or ("-v", SPEC)), "--json", "--max-tokens", "8")
-    assert found.stdout, found.output
-    answer = json.loads(found.stdout)
-    assert found.exit_code == (answer["verdict"] != "steered")
+    result = run("check-server", url, *(words or ("-v", SPEC)), "--json", "--max-tokens", "8")
+    assert result.stdout, result.output
+    answer = json.loads(result.stdout)
+    assert result.exit_code == (answer["verdict"] != "steered")
     return str(answer["verdict"])
 
 
@@ -212,12 +212,14 @@ def test_scales_of_llama_cpp_are_found_from_the_files_that_it_has(tmp_path: Path
 
 def test_a_combination_is_exact_or_none() -> None:
     rng = np.random.default_rng(0)
-    one, two, other = ({n: rng.normal(size=8).astype(np.float32) for n in (1, 2)} for _ in range(3))
-    wanted = {n: np.float32(0.5) * one[n] - np.float32(2) * two[n] for n in one}
-    found = combination(wanted, [other, two, {1: np.ones(4, np.float32)}, one])
-    assert found is not None
-    np.testing.assert_allclose(found, [0, -2, 0, 0.5], atol=1e-6)
-    assert combination(wanted, [one]) is None
+    first, two, other = (
+        {n: rng.normal(size=8).astype(np.float32) for n in (1, 2)} for _ in range(3)
+    )
+    wanted = {n: np.float32(0.5) * first[n] - np.float32(2) * two[n] for n in first}
+    coefficients = combination(wanted, [other, two, {1: np.ones(4, np.float32)}, first])
+    assert coefficients is not None
+    np.testing.assert_allclose(coefficients, [0, -2, 0, 0.5], atol=1e-6)
+    assert combination(wanted, [first]) is None
     assert combination(wanted, [{1: wanted[1]}]) is None
     assert combination(wanted, []) is None
 
@@ -227,11 +229,11 @@ def test_requests_that_are_steered_otherwise_share_no_cached_prompts(
     name: str, tmp_path: Path
 ) -> None:
     with running(engine_named(name, tmp_path)) as url:
-        one, same, other = (
+        direction, same, other = (
             steer.drive(url, steer.parse(spec), engine=name).fields["cache_salt"]
             for spec in ("joyful:2@2", "joyful:2@2", "joyful:3@2")
         )
-    assert one == same != other
+    assert direction == same != other
 
 
 def test_only_engines_that_read_files_or_get_fields_have_an_out(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """`steer drive` on engines themselves: `make test-drive`.
 
 vLLM with the plugin vllm-lens runs where both are installed. ik_llama.cpp runs where
-STEER_IK_LLAMA names its `llama-server` and STEER_CHAT_GGUF a Llama as a GGUF file; log-probs are not
-compared there, since it calculates with a quantised model otherwise than torch.
+STEER_IK_LLAMA names its `llama-server` and STEER_CHAT_GGUF a Llama as a GGUF file. Log-probs are
+not compared there, since it calculates with a quantised model otherwise than torch.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def drive(url: str, *words: str) -> None:
 def distances(url: str, model: str, spec: str, *words: str) -> tuple[float, float]:
     """How far the server's log-probs are from the steered and from the unsteered model's, in nats
     per token, as `steer check-server` finds them."""
-    found = run(
+    result = run(
         "check-server", url, "-m", model, "-v", spec, *words, "--json", "--max-tokens", "12"
     )
-    assert found.stdout, found.output
-    nats = json.loads(found.stdout)["nats"]
+    assert result.stdout, result.output
+    nats = json.loads(result.stdout)["nats"]
     return nats["to_steered"], nats["to_unsteered"]
 
 
@@ -115,8 +115,8 @@ def test_ik_llama_cpp(tmp_path: Path) -> None:
         pytest.skip("STEER_IK_LLAMA or STEER_CHAT_GGUF is not set: see `make test-drive`")
     vector = str(tmp_path / "calm.safetensors")
     pairs = ROOT / "examples/contrasts/joyful.jsonl"
-    made = run("extract", str(pairs), "-m", model, "-o", vector, "--layers", "10-14")
-    assert made.exit_code == 0, made.output
+    result = run("extract", str(pairs), "-m", model, "-o", vector, "--layers", "10-14")
+    assert result.exit_code == 0, result.output
     with served(server, "-m", model, "-c", "512", "-t", "1") as url:
 
         def driven(spec: str) -> str:

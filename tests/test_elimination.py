@@ -35,7 +35,7 @@ def test_every_text_is_scored_once(n: int) -> None:
     assert sorted(np.concatenate(parts)) == list(range(n))
     assert len(parts) == 1 or len(parts[0]) >= FEWEST
     assert len(parts) == LEAVE + 1 or len(parts[0]) <= 2 * FEWEST
-    seen = np.cumsum([len(one) for one in parts])
+    seen = np.cumsum([len(part) for part in parts])
     assert all(abs(2 * few - many) <= 1 for few, many in itertools.pairwise(seen))
 
 
@@ -61,7 +61,9 @@ def test_three_coefficients_show_the_row_that_holds_the_choice(
     few = pilot(grid)
     assert few is not None
     columns = list(PILOT)
-    assert [one.value for one in few.rows[0].coefficients] == shares[columns].tolist()
+    assert [coefficient.value for coefficient in few.rows[0].coefficients] == shares[
+        columns
+    ].tolist()
     kept = promising(scores_of(effects[:, columns], costs[:, columns]), 0.1)
     best = np.where(costs <= 0.1, effects, -np.inf)
     assert kept == sorted(set(kept))
@@ -192,13 +194,13 @@ def swept(folder: Path, *words: object) -> Any:
     vectors = [word for spec in SPECS for word in ("-v", spec)]
     few = ["--samples", N_ITEMS, "--max-tokens", 4, "--coefficients=-60%,60%"]
     budget = ["--max-kl", 10, "--max-nats", 10]
-    asked = [*budget, "--texts", "held.jsonl", "-o", "x.json", "--force"]
-    return steer("sweep", "-m", folder, *vectors, *few, *asked, *words)
+    options = [*budget, "--texts", "held.jsonl", "-o", "x.json", "--force"]
+    return steer("sweep", "-m", folder, *vectors, *few, *options, *words)
 
 
-def found(folder: Path, *words: object) -> dict[str, Any]:
-    told = swept(folder, *words)
-    assert told.exit_code in (0, 1), told.stderr
+def sweep_report(folder: Path, *words: object) -> dict[str, Any]:
+    report = swept(folder, *words)
+    assert report.exit_code in (0, 1), report.stderr
     return json.loads(Path("x.json").read_text())  # type: ignore[no-any-return]
 
 
@@ -207,20 +209,20 @@ def test_cells_that_go_on_have_the_numbers_of_an_exhaustive_sweep() -> None:
     few = ["--condition", "[mood: joyful]", "--samples", N_ITEMS, "--max-tokens", 16]
     stdout = steer(*words, *few, "-o", "fewer.json").stdout
     fewer = json.loads(Path("fewer.json").read_text())
-    whole = json.loads(steer(*words, *few, "--exhaustive", "--json").stdout)
-    assert {one["items"] for one in whole["cells"]} == {N_ITEMS}
+    exhaustive = json.loads(steer(*words, *few, "--exhaustive", "--json").stdout)
+    assert {cell["items"] for cell in exhaustive["cells"]} == {N_ITEMS}
     # Other batches round otherwise.
-    assert fewer["choice"]["typed"] == whole["choice"]["typed"]
-    left = [one["typed"] for one in fewer["cells"] if one["items"] < N_ITEMS]
+    assert fewer["choice"]["typed"] == exhaustive["choice"]["typed"]
+    left = [cell["typed"] for cell in fewer["cells"] if cell["items"] < N_ITEMS]
     assert 0 < len(left) < len(fewer["cells"])
-    assert {one["items"] for one in fewer["cells"]} == {N_ITEMS, N_ITEMS // 2}
+    assert {cell["items"] for cell in fewer["cells"]} == {N_ITEMS, N_ITEMS // 2}
     assert f"dropped after 12 of 24 items ({len(left)} of {len(fewer['cells'])} cells)" in stdout
     assert "~ " in stdout
-    for one, other in zip(fewer["cells"], whole["cells"], strict=True):
-        assert one["typed"] == other["typed"]
-        if one["items"] == N_ITEMS:
+    for cell, other in zip(fewer["cells"], exhaustive["cells"], strict=True):
+        assert cell["typed"] == other["typed"]
+        if cell["items"] == N_ITEMS:
             for name in ("effect", "kl"):
-                assert list(one[name].values()) == pytest.approx(
+                assert list(cell[name].values()) == pytest.approx(
                     list(other[name].values()), rel=1e-3, abs=1e-5
                 )
 
@@ -229,7 +231,7 @@ def test_cells_that_go_on_have_the_numbers_of_an_exhaustive_sweep() -> None:
 def test_a_sweep_that_left_cells_out_and_was_killed_goes_on_to_the_same(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = found(folder)
+    expected = sweep_report(folder)
     original, calls = Scorer.score, 0
 
     def dying(*arguments: Any) -> Any:
@@ -248,5 +250,5 @@ def test_a_sweep_that_left_cells_out_and_was_killed_goes_on_to_the_same(
 
 @pytest.mark.usefixtures("joyful")
 def test_a_rule_that_goes_by_more_than_the_effect_sees_every_cell(folder: Path) -> None:
-    told = found(folder, "--rule", "refusal_direction")
-    assert {one["items"] for one in told["cells"]} == {N_ITEMS}
+    report = sweep_report(folder, "--rule", "refusal_direction")
+    assert {cell["items"] for cell in report["cells"]} == {N_ITEMS}

@@ -37,10 +37,10 @@ def test_a_users_message_is_followed_by_what_the_template_adds() -> None:
     tokenizer = templated()
     passage = Passage("w3 ", "w4 w5", " w6", "user", (Message("system", "w8"),))
     (tokens,) = encoding.encode_passages(ChatTemplate(tokenizer, "tiny"), [passage])
-    said = ["<s>", "w50", "w8", "w62", "w51", "w3", "w4", "w5", "w6", "w62", "w52"]
-    assert words(tokenizer, tokens.ids) == said
+    expected = ["<s>", "w50", "w8", "w62", "w51", "w3", "w4", "w5", "w6", "w62", "w52"]
+    assert words(tokenizer, tokens.ids) == expected
     assert words(tokenizer, tokens.ids[tokens.text_start : tokens.text_stop]) == ["w4", "w5"]
-    assert tokens.stop == len(said)
+    assert tokens.stop == len(expected)
 
 
 def test_an_answer_ends_where_its_text_ends() -> None:
@@ -70,17 +70,17 @@ def test_rendered_passages_are_what_the_template_makes(
     """Whatever blanks are trimmed, what is read is the text and the rest is round it."""
     tokenizer = templated()
     passage = Passage(prompt, text, suffix, role, TURNS)
-    (found,) = ChatTemplate(tokenizer, "tiny").passages([passage])
+    (encoded,) = ChatTemplate(tokenizer, "tiny").passages([passage])
     turns = [
         {"role": t.role, "content": t.content} for t in (*TURNS, Message(role, passage.full_text))
     ]
-    whole = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    assert whole.startswith(found.full_text)
-    assert found.text.strip() == text.strip()
+    rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert rendered.startswith(encoded.full_text)
+    assert encoded.text.strip() == text.strip()
     if role == "user":
-        assert whole == found.full_text
+        assert rendered == encoded.full_text
     else:
-        assert found.suffix.strip() == suffix.strip()
+        assert encoded.suffix.strip() == suffix.strip()
 
 
 def test_markers_are_found() -> None:
@@ -127,11 +127,11 @@ def test_what_caps_attention_is_not_left_out(tmp_path: Path) -> None:
     network.save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     ids = torch.tensor([[1, 5, 9, 13, 17]])
-    found = load(ModelSource(str(tmp_path), device="cpu")).network(ids).logits
+    logits = load(ModelSource(str(tmp_path), device="cpu")).network(ids).logits
     network.set_attn_implementation("eager")
-    torch.testing.assert_close(found, network(ids).logits)
+    torch.testing.assert_close(logits, network(ids).logits)
     # The cap is felt: without it the same weights say something else.
     network.config.attn_logit_softcapping = None
     for layer in network.model.layers:
         layer.self_attn.attn_logit_softcapping = None
-    assert (found - network(ids).logits).abs().max() > 1e-3
+    assert (logits - network(ids).logits).abs().max() > 1e-3

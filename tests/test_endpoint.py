@@ -33,8 +33,8 @@ def says(content: object) -> tuple[int, dict[str, str], bytes]:
 
 def text_of(request: dict[str, Any]) -> str:
     """The text that is to be graded."""
-    asked: str = request["messages"][1]["content"]
-    return asked.partition("<text>\n")[2].partition("\n</text>")[0]
+    content: str = request["messages"][1]["content"]
+    return content.partition("<text>\n")[2].partition("\n</text>")[0]
 
 
 def graded(request: dict[str, Any], _number: int) -> tuple[int, dict[str, str], bytes]:
@@ -63,14 +63,14 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "STEER_JUDGE_MODEL", "STEER_JUDGE_URL"):
         monkeypatch.delenv(name, raising=False)
-    made = Server()
+    server = Server()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             request = json.loads(body)
-            made.requests.append(request)
-            status, headers, body = made.behaviour(request, len(made.requests) - 1)
+            server.requests.append(request)
+            status, headers, body = server.behaviour(request, len(server.requests) - 1)
             self.send_response(status)
             kind = {"content-type": "application/json", "content-length": str(len(body))}
             for name, value in (kind | headers).items():
@@ -83,10 +83,10 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
         listening.daemon_threads = True
-        made.url = f"http://127.0.0.1:{listening.server_port}/v1"
+        server.url = f"http://127.0.0.1:{listening.server_port}/v1"
         thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
         thread.start()
-        yield made
+        yield server
         listening.shutdown()
         thread.join()
 
@@ -106,12 +106,12 @@ def test_what_is_read_is_what_is_said(reply: str) -> None:
 def test_each_text_is_asked_once_with_its_concept_and_seed(server: Server) -> None:
     grader = server.grader()
     probes = len(server.requests)
-    found = grader(["a b c", " ", "a b c", "a b c d e f g h i j k"])
-    assert found == [(0.3, 1), (0, 0), (0.3, 1), (1, 1)]
+    grades = grader(["a b c", " ", "a b c", "a b c d e f g h i j k"])
+    assert grades == [(0.3, 1), (0, 0), (0.3, 1), (1, 1)]
     assert sorted(server.texts[probes:]) == ["a b c", "a b c d e f g h i j k"]
-    asked = server.requests[-1]
-    assert (asked["model"], asked["seed"], asked["temperature"]) == ("grader-1", 5, 0)
-    assert "a cheerful mood" in asked["messages"][1]["content"]
+    request = server.requests[-1]
+    assert (request["model"], request["seed"], request["temperature"]) == ("grader-1", 5, 0)
+    assert "a cheerful mood" in request["messages"][1]["content"]
 
 
 def test_scores_are_kept_for_the_same_judge_and_question_alone(server: Server) -> None:
@@ -164,7 +164,9 @@ def test_garbage_is_asked_for_again_and_then_left_out(server: Server) -> None:
             bad if text_of(request) != "good" else says("4")
         )
         assert grader([f"bad {number}", "good"]) == [(0, 0), (0.4, 1)]
-        seeds = [one["seed"] for one in server.requests[first:] if text_of(one) != "good"]
+        seeds = [
+            request["seed"] for request in server.requests[first:] if text_of(request) != "good"
+        ]
         assert seeds == [5, 6, 7]
         assert warnings.pop().startswith("1 of 2 texts are left out")
     server.behaviour = lambda request, _: says("9") if request["seed"] == 6 else says("hm")
@@ -176,9 +178,9 @@ def test_a_judge_that_is_none_is_found_out_before_the_work(server: Server) -> No
     with pytest.raises(InputError, match="does not answer with a number from 0 to 10"):
         server.grader()
     server.behaviour = lambda *_: (401, {}, b'{"error": {"message": "wrong key"}}')
-    with pytest.raises(SteerError, match=r"status 401 \(.*wrong key") as told:
+    with pytest.raises(SteerError, match=r"status 401 \(.*wrong key") as error:
         server.grader()
-    assert "OPENAI_API_KEY" in str(told.value.hint)
+    assert "OPENAI_API_KEY" in str(error.value.hint)
 
 
 def test_what_was_graded_before_a_failure_is_kept(
@@ -244,5 +246,5 @@ def test_a_teacher_that_does_not_answer_as_it_should_is_an_error(
 def test_a_teacher_answers_in_order(server: Server) -> None:
     server.behaviour = lambda request, _number: says(request["messages"][-1]["content"].upper())
     questions = [("", f"question {number}") for number in range(20)]
-    found = endpoint.answers(GraderModel("teacher", server.url), questions, list(range(20)), 8)
-    assert found == [f"QUESTION {number}" for number in range(20)]
+    answers = endpoint.answers(GraderModel("teacher", server.url), questions, list(range(20)), 8)
+    assert answers == [f"QUESTION {number}" for number in range(20)]

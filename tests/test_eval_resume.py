@@ -19,9 +19,11 @@ from steer.evaluation.scoring import Scorer
 def test_kill_9_at_any_moment_leaves_no_trace(tmp_path: Path) -> None:
     rounds = killing.rounds_of("killed_eval.py", tmp_path, 3)
     assert all(kept == sorted(kept) for kept in rounds), "what was done was lost"
-    assert any(kept > 0 for found in rounds for kept in found), "no run was killed in its midst"
-    whole = (tmp_path / "whole.json").read_bytes()
-    assert all((tmp_path / f"killed-{number}.json").read_bytes() == whole for number in range(3))
+    assert any(kept > 0 for round_key in rounds for kept in round_key), (
+        "no run was killed in its midst"
+    )
+    expected = (tmp_path / "whole.json").read_bytes()
+    assert all((tmp_path / f"killed-{number}.json").read_bytes() == expected for number in range(3))
 
 
 @pytest.mark.parametrize("calls", [1, 5])
@@ -32,7 +34,7 @@ def test_ctrl_c_and_then_the_same_command(
     calls: int,
 ) -> None:
     words = ["--texts", "held.jsonl", "--condition", "w50", "--json"]
-    whole = run(folder, *words)
+    complete = run(folder, *words)
     left, original = calls, Scorer.score
 
     def dying(*arguments: Any) -> Any:
@@ -47,7 +49,7 @@ def test_ctrl_c_and_then_the_same_command(
     left = 100
     resumed = run(folder, *words)
     assert "resuming an interrupted evaluation" in resumed.stderr
-    assert resumed.stdout == whole.stdout
+    assert resumed.stdout == complete.stdout
     again = run(folder, *words)  # what is done is not kept
     assert "going on" not in again.stderr
     # Another condition is another evaluation.
@@ -73,11 +75,11 @@ def test_a_judge_that_dies_midway_costs_nothing_that_was_done(
     assert stopped.exit_code == 1
     assert "status 500" in stopped.stderr
     assert "to resume" in stopped.stderr
-    asked = set(server.texts[:6])
+    prompts = set(server.texts[:6])
     server.behaviour, first = graded, len(server.requests)
     with monkeypatch.context() as patched:
         patched.setattr(Scorer, "score", lambda *_: pytest.fail("scored again"))
         resumed = run(folder, *words)
     assert resumed.exit_code == 0, resumed.stderr
-    assert not asked & set(server.texts[first:]), "graded again"
+    assert not prompts & set(server.texts[first:]), "graded again"
     assert run(folder, *words).stdout == resumed.stdout

@@ -50,9 +50,9 @@ def measured(coefficient: float, held_out: Contrasts = HELD_OUT) -> dict[str, Ev
     task = Task(HeldOut(held_out), WRITING, judge=by_words("w7,w8"))
     units: list[int] = []
     rows = variants([tiny.steer(model, coefficient)], condition="w50 w51")
-    found = measure_rows(model, rows, task, lambda what, n: units.append(n))
+    observations = measure_rows(model, rows, task, lambda phase, n: units.append(n))
     assert sum(units) == n_units(task, rows)
-    return {row.variant.kind: row for row in found}
+    return {row.variant.kind: row for row in observations}
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +97,12 @@ def test_the_matching_answer_is_asked_for_where_there_is_a_question(
 
 def test_random_directions_are_as_long_and_point_elsewhere() -> None:
     model = tiny.model("llama")
-    for made in (tiny.steer(model, 2, layers=(0, 2)), tiny.low_rank_steer(model, 2, layers=(0, 2))):
-        original = made.vector
-        turned = [random_direction(made, seed).vector for seed in range(3)]
+    for case in (
+        tiny.steer(model, 2, layers=(0, 2)),
+        tiny.low_rank_steer(model, 2, layers=(0, 2)),
+    ):
+        original = case.vector
+        turned = [random_direction(case, seed).vector for seed in range(3)]
         for vector in turned:
             for name, tensor in original.tensors.items():
                 lengths = np.linalg.norm(tensor, axis=1)
@@ -109,7 +112,7 @@ def test_random_directions_are_as_long_and_point_elsewhere() -> None:
                     )
                     assert not np.allclose(vector.tensors[name], tensor)
         assert not np.allclose(turned[0].directions, turned[1].directions)
-        assert opposite(opposite(made)) == made
+        assert opposite(opposite(case)) == case
 
 
 def test_extra_nats_by_hand() -> None:
@@ -168,30 +171,30 @@ def run(folder: Path, *words: object) -> Any:
 
 def test_the_table_its_json_and_the_command_that_makes_them(joyful: str, folder: Path) -> None:
     concept = ["--condition", "w50", "--concept", "words:w7"]
-    told = run(folder, "--texts", "held.jsonl", *concept, "-o", "e.json")
-    assert told.exit_code == 0, told.stderr
+    result = run(folder, "--texts", "held.jsonl", *concept, "-o", "e.json")
+    assert result.exit_code == 0, result.stderr
     for text in ("preference", "recovery", "random (5 seeds)", "condition as prompt", "6 pairs"):
-        assert text in told.stdout
+        assert text in result.stdout
     report = json.loads(Path("e.json").read_text())
     assert [row["kind"] for row in report["rows"]] == [
         "unsteered", "vector", "opposite", "random", "prompt",
     ]  # fmt: skip
-    assert report["command"] in told.stdout
+    assert report["command"] in result.stdout
     again = steer(*report["command"].split()[1:], "--force", "--json")
     assert json.loads(again.stdout)["rows"] == report["rows"]
 
 
 def test_the_command_is_told_without_passwords(joyful: str, folder: Path) -> None:
     concept = ["--concept", "words:w7", "--judge-url", "http://me:se%40cret@127.0.0.1:9/v1"]
-    told = run(folder, "--texts", "held.jsonl", *concept, "-o", "e.json")
-    assert told.exit_code == 0, told.stderr
-    for text in (told.output, Path("e.json").read_text()):
+    result = run(folder, "--texts", "held.jsonl", *concept, "-o", "e.json")
+    assert result.exit_code == 0, result.stderr
+    for text in (result.output, Path("e.json").read_text()):
         assert "cret" not in text and "http://me@127.0.0.1:9/v1" in text
 
 
 def test_vectors_stand_side_by_side(joyful: str, folder: Path) -> None:
-    told = run(folder, "-v", "joyful:1@0", "--texts", "held.jsonl", "--json")
-    kinds = [(row["kind"], row["vector"]) for row in json.loads(told.stdout)["rows"]]
+    result = run(folder, "-v", "joyful:1@0", "--texts", "held.jsonl", "--json")
+    kinds = [(row["kind"], row["vector"]) for row in json.loads(result.stdout)["rows"]]
     assert kinds.count(("vector", "joyful")) == 2
     assert len(kinds) == 1 + 2 * 3
 
@@ -202,12 +205,12 @@ def test_of_two_vectors_of_one_name_none_has_the_numbers_of_the_other(
     Path("other").mkdir()
     other = "other/joyful.safetensors"
     assert steer("extract", "joyful.jsonl", "-m", folder, "--method", "lda", "-o", other)
-    told = run(folder, "-v", f"./{other}:1@0", "--texts", "held.jsonl", "-o", "e.json")
-    assert told.exit_code == 0, told.stderr
+    result = run(folder, "-v", f"./{other}:1@0", "--texts", "held.jsonl", "-o", "e.json")
+    assert result.exit_code == 0, result.stderr
     hashes = {store.read(Path(path)).sha256 for path in ("vectors/joyful.safetensors", other)}
-    found = evidence.read(Path("e.json"))
-    assert set(found) == hashes
-    labels = [row[0] for one in found.values() for row in one.rows]
+    evaluations = evidence.read(Path("e.json"))
+    assert set(evaluations) == hashes
+    labels = [row[0] for evaluated in evaluations.values() for row in evaluated.rows]
     # Each has the unsteered row, and of its own the vector, the opposite and random directions.
     assert len(labels) == 2 * 4 and len(set(labels)) == 7
 
@@ -217,8 +220,8 @@ def test_a_prompt_that_stands_twice_counts_once(joyful: str, folder: Path) -> No
     rows = []
     for lines in ("w4 w9\nw4 w9\nw7\n", "w4 w9\nw7\n"):
         Path("prompts.txt").write_text(lines)
-        told = run(folder, "--condition", "w50", "--prompts", "prompts.txt", "--json")
-        rows.append(json.loads(told.stdout)["rows"])
+        result = run(folder, "--condition", "w50", "--prompts", "prompts.txt", "--json")
+        rows.append(json.loads(result.stdout)["rows"])
     assert rows[0] == rows[1]
 
 
@@ -231,12 +234,12 @@ def test_random_directions_are_as_unsure_as_they_differ() -> None:
     task = Task(HeldOut(HELD_OUT), writing, judge=by_words("w7,w8,w9,w10,w11"))
     _, both, *each = measure_rows(model, [variants([], condition=None)[0], together, *alone], task)
     for name in ("preference", "recovery", "kl"):  # on the same items
-        _, low, *_, high, _ = sorted(one.measures[name].value for one in each)
+        _, low, *_, high, _ = sorted(row.measures[name].value for row in each)
         interval = both.measures[name]
         assert interval.low < low < interval.value < high < interval.high, name
     pooled = 30 * both.measures["concept"].value
     assert pooled == pytest.approx(round(pooled))
-    assert both.shifts == pytest.approx(np.mean([one.shifts for one in each], 0))
+    assert both.shifts == pytest.approx(np.mean([row.shifts for row in each], 0))
 
 
 def test_what_an_edit_learned_is_not_asked_where_it_is_measured(
@@ -246,35 +249,35 @@ def test_what_an_edit_learned_is_not_asked_where_it_is_measured(
     chatting = tiny.save(tmp_path / "tiny-chat")
     (chatting / "chat_template.jinja").write_text(tiny.CHAT_TEMPLATE)
     store.write(Path("joyful.safetensors"), tiny.vector(load(ModelSource(str(chatting)))))
-    asked: set[str] = set()
+    requests: set[str] = set()
     chat = Model.chat
 
     def recording(model: Model, prompt: str, *before: Any) -> str:
-        asked.add(prompt)
+        requests.add(prompt)
         return chat(model, prompt, *before)
 
     monkeypatch.setattr(Model, "chat", recording)
     few = ["--chat", "--condition", "w50 w51", "-m", chatting, "--samples", 24, "--max-tokens", 4]
-    given = ["-v", "./joyful.safetensors"]
-    found = []
+    options = ["-v", "./joyful.safetensors"]
+    rows_found = []
     for words in (
         ["distill", "--steps", 1, "--held-out", 8, "--layers", 1, "-o", "x.safetensors"],
-        ["eval", *given],
-        ["sweep", *given, "--layers", 1, "--coefficients", 1],
+        ["eval", *options],
+        ["sweep", *options, "--layers", 1, "--coefficients", 1],
     ):
-        asked.clear()
+        requests.clear()
         steer(*words, *few)
-        found.append(set(asked))
-    learned, *measured = found
+        rows_found.append(set(requests))
+    learned, *measured = rows_found
     assert len(learned) == 48 + 12  # and unrelated questions, to which the KL is reported
     for questions in measured:
         assert len(questions) == 24
         assert not questions & learned
 
 
-def row(told: Any, kind: str = "vector") -> dict[str, Any]:
-    assert told.exit_code == 0, told.stderr
-    return next(one for one in json.loads(told.stdout)["rows"] if one["kind"] == kind)
+def row(result: Any, kind: str = "vector") -> dict[str, Any]:
+    assert result.exit_code == 0, result.stderr
+    return next(entry for entry in json.loads(result.stdout)["rows"] if entry["kind"] == kind)
 
 
 def test_ops_and_gates_are_measured_as_what_they_are(joyful: str, folder: Path) -> None:
@@ -315,7 +318,7 @@ def test_a_steer_that_changes_nothing_is_no_evidence(joyful: str, folder: Path) 
 
 def test_fields_have_the_names_of_the_mapping(joyful: str, folder: Path) -> None:
     rows = [{"good": f"w{i} w{i + 3}", "bad": f"w{i} w{i + 7}"} for i in range(30, 36)]
-    Path("named.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    Path("named.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     mapped = ["--map", "positive=good", "--map", "negative=bad", "--json"]
     named, plain = (
         run(folder, "--texts", "named.jsonl", *mapped),
@@ -349,8 +352,8 @@ def test_a_vector_of_conditions_knows_its_condition(folder: Path) -> None:
     Path("others.jsonl").write_text("".join(f'"w{i} w{i + 3} w9"\n' for i in range(13, 19)))
     words = ["--positive", "w50 w51", "--texts", "texts.jsonl", "-o", "vectors/joyful.safetensors"]
     assert steer("extract", "-m", folder, *words).exit_code == 0
-    told = run(folder, "--json")
-    assert json.loads(told.stdout)["condition"] == "w50 w51"
+    result = run(folder, "--json")
+    assert json.loads(result.stdout)["condition"] == "w50 w51"
     assert run(folder, "--condition", "").exit_code == 1
     assert run(folder, "--texts", "others.jsonl").exit_code == 0
     failed(run(folder, "--texts", "texts.jsonl"), 1, "made from 6 of these 6")
@@ -363,9 +366,9 @@ def test_a_classifier_from_a_folder(joyful: str, folder: Path) -> None:
     )  # fmt: skip
     BertForSequenceClassification(config).save_pretrained("judge")
     tiny.tokenizer().save_pretrained("judge")
-    told = run(folder, "--concept", "classifier:./judge=yes", "--json")
-    assert told.exit_code == 0, told.stderr
-    for row in json.loads(told.stdout)["rows"]:
+    result = run(folder, "--concept", "classifier:./judge=yes", "--json")
+    assert result.exit_code == 0, result.stderr
+    for row in json.loads(result.stdout)["rows"]:
         assert 0 < row["concept"]["value"] < 1
     failed(run(folder, "--concept", f"classifier:{folder}=yes"), 1, "not a classifier")
     failed(run(folder, "--concept", "classifier:./judge=maybe"), 2, "it has no and yes")
@@ -377,22 +380,24 @@ def test_old_files_are_measured_with_a_warning(joyful: str, folder: Path) -> Non
     store.write(
         Path("vectors/joyful.safetensors"), tiny.renamed(vector, contrast=contrast), force=True
     )
-    told = run(folder, "--texts", "held.jsonl")
-    assert told.exit_code == 0
-    assert "does not record which texts" in told.stderr
+    result = run(folder, "--texts", "held.jsonl")
+    assert result.exit_code == 0
+    assert "does not record which texts" in result.stderr
 
 
 def test_a_condition_of_a_chat_stays_a_system_message(tmp_path: Path) -> None:
     model = tiny.chat_model("llama")
-    found = heldout.read([("x:1", {"prompt": "w3", "positive": "w5", "negative": "w6"})], chat=True)
-    assert found.pairs is not None
-    plain = pair_texts(model, found.pairs, None)
-    told = pair_texts(model, found.pairs, "w40")
+    held_out = heldout.read(
+        [("x:1", {"prompt": "w3", "positive": "w5", "negative": "w6"})], chat=True
+    )
+    assert held_out.pairs is not None
+    plain = pair_texts(model, held_out.pairs, None)
+    conditioned = pair_texts(model, held_out.pairs, "w40")
     before = model.encode(model.chat("w3"), special=False)
     system = model.encode(model.chat("w3", "w40"), special=False)
-    for one, both, ending in zip(plain, told, (5, 6), strict=True):
-        assert list(one.ids) == [*before, ending]
-        assert (one.start, one.scored) == (len(before), (len(before),))
+    for plain_text, both, ending in zip(plain, conditioned, (5, 6), strict=True):
+        assert list(plain_text.ids) == [*before, ending]
+        assert (plain_text.start, plain_text.scored) == (len(before), (len(before),))
         assert list(both.conditioned) == [*system, ending]
 
 
@@ -404,9 +409,9 @@ def test_own_texts_are_scored_where_the_model_wrote_them(baseline: str) -> None:
         ("w3 w4", "w9"), Conditions("w50 w51", baseline), samples=4, max_tokens=6
     )
     written = write(model, writing, ())
-    for one, text in zip(written, own_texts(model, writing, written), strict=True):
-        assert text.ids == one.ids
-        assert text.start == len(one.ids) - one.n
+    for generated, text in zip(written, own_texts(model, writing, written), strict=True):
+        assert text.ids == generated.ids
+        assert text.start == len(generated.ids) - generated.n
         n = len(text.scored)
         assert text.conditioned[-n:] == text.ids[-n:]
         assert text.conditioned[:3] == (1, 50, 51)

@@ -63,12 +63,12 @@ def test_requests_are_drawn_from_the_grammar() -> None:
 def test_vectors_are_made_from_the_contrasts(name: str, tmp_path: Path) -> None:
     kind, positive, negative = MADE[name]
     shipped = ROOT / f"vectors/{name}.safetensors"
-    made = tmp_path / f"{name}.safetensors"
+    path = tmp_path / f"{name}.safetensors"
     words = ["--description", f"{kind}: {positive}, away from {negative}", "--license", "CC0-1.0"]
     contrasts = ROOT / f"examples/contrasts/{name}.jsonl"
-    steer("extract", contrasts, "-m", "pocket", "-o", made, *words)
+    steer("extract", contrasts, "-m", "pocket", "-o", path, *words)
     # What is recommended was chosen by a sweep; another kind of CPU adds in another order.
-    ours, theirs = store.read(made), store.read(shipped)
+    ours, theirs = store.read(path), store.read(shipped)
     scale = float(np.abs(theirs.directions).max())
     np.testing.assert_allclose(ours.directions, theirs.directions, atol=1e-5 * scale)
     assert ours.metadata.contrast == theirs.metadata.contrast

@@ -114,17 +114,17 @@ def test_a_method_of_another_package_is_used_and_recorded(site: Path, folder: Pa
     assert read.metadata.method.options == {"share": 0.2}
     np.testing.assert_array_equal(names["warm"].numpy(), read.directions)
     # Nothing left out is the mean difference.
-    whole = ("extract", "pairs.jsonl", "-m", folder, "-o", "a.safetensors", "--method")
-    assert steer(*whole, "trimmed:share=0").exit_code == 0
-    assert steer(*whole, "mean_diff", "--force").exit_code == 0
-    wrong = steer(*whole, "trimmed:share=0.7", "--force")
+    command = ("extract", "pairs.jsonl", "-m", folder, "-o", "a.safetensors", "--method")
+    assert steer(*command, "trimmed:share=0").exit_code == 0
+    assert steer(*command, "mean_diff", "--force").exit_code == 0
+    wrong = steer(*command, "trimmed:share=0.7", "--force")
     assert wrong.exit_code == 2 and "at most 0.4" in wrong.stderr
     # The file needs no plugin.
     (site / "plugin_trimmed-1.0.dist-info" / "entry_points.txt").unlink()
     forget()
     used = steer("apply", "w4", "-m", folder, "-v", "./warm.safetensors:2@1", "--max-tokens", 2)
     assert used.exit_code == 0, used.stderr
-    gone = steer(*whole, "trimmed", "--force")
+    gone = steer(*command, "trimmed", "--force")
     assert gone.exit_code == 2 and "'trimmed' is not a method" in gone.stderr
 
 
@@ -256,7 +256,7 @@ def test_an_op_of_another_package_obeys_the_laws_of_ops(folder: Path) -> None:
     steered = warm(op="reflect", layers=1)
     batch = model.generate_batch(prompts, steered, **settings)
     alone = [model.generate(prompt, steered, **settings) for prompt in prompts]
-    assert [str(one) for one in batch] == [str(one) for one in alone]
+    assert [str(row) for row in batch] == [str(row) for row in alone]
     answer = post(
         model.inner,
         {"warm": warm.data},
@@ -326,9 +326,9 @@ def test_a_measure_of_another_package_is_in_the_table_and_in_the_json(
     assert report.exit_code == 0, report.stderr
     assert "shouting: exclamation marks in a generated text" in report.stdout
     for row in json.loads(Path("e.json").read_text())["rows"]:
-        found = row["shouting"]
-        assert found["low"] <= found["value"] <= found["high"]
-        assert 0 < found["value"] <= 6  # no more words than tokens
+        share = row["shouting"]
+        assert share["low"] <= share["value"] <= share["high"]
+        assert 0 < share["value"] <= 6  # no more words than tokens
     [card] = evidence.read(Path("e.json")).values()
     assert "shouting" in card.columns
 

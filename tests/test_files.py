@@ -143,9 +143,9 @@ except files.SteerError as error:
 sys.stdout.flush()
 sys.stdout.buffer.write(files.read_typed(Path({path!r}), limit=10))
 """
-    said = run(code, descriptor=reader)
+    run_result = run(code, descriptor=reader)
     os.close(reader)
-    assert b"is a pipe" in said and said.endswith(b"some text")
+    assert b"is a pipe" in run_result and run_result.endswith(b"some text")
 
 
 def test_a_cached_file_is_private_and_comes_back(tmp_path: Path) -> None:
@@ -157,21 +157,21 @@ def test_a_cached_file_is_private_and_comes_back(tmp_path: Path) -> None:
     assert files.read_cached(path, limit=10) == b"kept"
 
 
-@pytest.mark.parametrize("what", ["writable", "link", "pipe", "another owner"])
+@pytest.mark.parametrize("kind", ["writable", "link", "pipe", "another owner"])
 def test_a_cached_file_that_somebody_else_can_have_written_is_not_there(
-    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a"
-    if what == "pipe":
+    if kind == "pipe":
         os.mkfifo(path, 0o600)
-    elif what == "link":
+    elif kind == "link":
         (tmp_path / "b").write_bytes(b"kept")
         (tmp_path / "b").chmod(0o600)
         path.symlink_to(tmp_path / "b")
     else:
         path.write_bytes(b"kept")
-        path.chmod(0o602 if what == "writable" else 0o600)
-    if what == "another owner":
+        path.chmod(0o602 if kind == "writable" else 0o600)
+    if kind == "another owner":
         if os.geteuid() == 0:
             os.chown(path, 12_345, -1)
         else:
@@ -217,8 +217,8 @@ def test_kept_activations_are_what_they_say(
     recording: Path, old: bytes, new: bytes, because: str
 ) -> None:
     """A later format, a key that stands twice, other names: nothing is read as something else."""
-    with activations.open_kept(recording) as found:
-        assert found.side(0, 0).shape == (1, 8)
+    with activations.open_kept(recording) as kept:
+        assert kept.side(0, 0).shape == (1, 8)
     data = recording.read_bytes()
     assert data.count(old) == 1 and len(old) == len(new)
     recording.write_bytes(data.replace(old, new))

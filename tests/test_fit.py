@@ -47,25 +47,25 @@ def recording(n: int, n_negative: int | None = None) -> Recording:
 
 
 def stored(
-    path: Path, positive: np.ndarray, negative: np.ndarray, *, paired: bool = True, **said: Any
+    path: Path, positive: np.ndarray, negative: np.ndarray, *, paired: bool = True, **changes: Any
 ) -> Activations:
     """A recording whose two sites hold the same activations, [n, WIDTH] a side. said: fields of the
     recording."""
     n_negative = None if paired and len(positive) == len(negative) else len(negative)
-    made = recording(len(positive), n_negative)
-    found = resume(path, msgspec.structs.replace(made, **said))
+    layout = recording(len(positive), n_negative)
+    resumed = resume(path, msgspec.structs.replace(layout, **changes))
     rows = np.concatenate([positive, negative]).astype(np.float32)
     lengths = np.linalg.norm(rows, axis=1)[:, None].repeat(2, 1).astype(np.float32)
-    found.put(range(len(rows)), rows[:, None].repeat(2, 1), lengths)
-    return found
+    resumed.put(range(len(rows)), rows[:, None].repeat(2, 1), lengths)
+    return resumed
 
 
-def fit_site(found: Activations, column: int, method: str) -> fit.SiteFit:
-    return fit.fit_site(found, column, fit_methods().named(method))
+def fit_site(activations: Activations, column: int, method: str) -> fit.SiteFit:
+    return fit.fit_site(activations, column, fit_methods().named(method))
 
 
-def fit_one(found: Activations, settings: FitSettings) -> SteeringVector:
-    return best(fit_vectors(found, settings))
+def fit_one(activations: Activations, settings: FitSettings) -> SteeringVector:
+    return best(fit_vectors(activations, settings))
 
 
 def planted(seed: int, shift: float, n: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -84,16 +84,18 @@ def test_rows_of_one_record_are_held_out_together(
     the others, which says nothing of new ones."""
     rng = np.random.default_rng(0)
     once = [rng.normal(size=(40, WIDTH)) for _ in range(2)]
-    sides = [np.tile(one, (5, 1)) if records == 40 else one.repeat(5, 0) for one in once]
-    said = {} if records is None else {"records": records, "format": 2}
-    found = stored(tmp_path / "a", *sides, **said)
-    separability = fit_site(found, 0, "lda").separability
+    sides = [np.tile(text, (5, 1)) if records == 40 else text.repeat(5, 0) for text in once]
+    options = {} if records is None else {"records": records, "format": 2}
+    kept = stored(tmp_path / "a", *sides, **options)
+    separability = fit_site(kept, 0, "lda").separability
     assert separability is not None
     if records is None:
         assert separability > 0.65
     else:
         assert separability < 0.6
-    few = stored(tmp_path / "b", *(one[:45] for one in sides), **(said and said | {"records": 9}))
+    few = stored(
+        tmp_path / "b", *(side[:45] for side in sides), **(options and options | {"records": 9})
+    )
     assert (fit_site(few, 0, "mean_diff").separability is None) == (records is not None)
 
 
@@ -121,8 +123,8 @@ def test_of_two_tokens_that_tell_the_sides_apart_the_last_is_taken() -> None:
 @each_method
 def test_a_planted_direction_is_recovered(tmp_path: Path, method: str) -> None:
     positive, negative, axis = planted(seed=0, shift=3.0, n=4_000)
-    with stored(tmp_path / "a", positive, negative) as found:
-        site = fit_site(found, 1, method)
+    with stored(tmp_path / "a", positive, negative) as kept:
+        site = fit_site(kept, 1, method)
     assert float(fit.unit(site.direction) @ axis) > 0.99
     assert site.separability is not None and site.separability > 0.97
     assert site.agreement > 0.99
@@ -133,8 +135,8 @@ def test_a_planted_direction_is_recovered(tmp_path: Path, method: str) -> None:
 @each_method
 def test_swapped_sides_turn_the_direction_round(tmp_path: Path, method: str) -> None:
     positive, negative, _ = planted(seed=1, shift=1.0)
-    one, other = direction(method, positive, negative), direction(method, negative, positive)
-    np.testing.assert_allclose(one, -other, rtol=1e-4, atol=1e-6)
+    forward, other = direction(method, positive, negative), direction(method, negative, positive)
+    np.testing.assert_allclose(forward, -other, rtol=1e-4, atol=1e-6)
 
 
 @each_method
@@ -143,8 +145,8 @@ def test_noise_alone_is_no_better_than_chance(tmp_path: Path, method: str) -> No
     values = []
     for seed in range(8):
         positive, negative, _ = planted(seed, shift=0.0)
-        with stored(tmp_path / f"a{seed}", positive, negative) as found:
-            values.append(fit_site(found, 0, method).separability)
+        with stored(tmp_path / f"a{seed}", positive, negative) as kept:
+            values.append(fit_site(kept, 0, method).separability)
     assert abs(np.mean(values) - 0.5) < 0.05
 
 
@@ -173,8 +175,10 @@ def test_a_probe_does_not_see_how_far_from_0_all_activations_are() -> None:
     positive[:, 3] += 1
     far = np.zeros(16)
     far[:2] = 3000, -800
-    found = direction("probe", positive + far, negative + far)
-    np.testing.assert_allclose(found, direction("probe", positive, negative), rtol=1e-3, atol=1e-4)
+    shifted = direction("probe", positive + far, negative + far)
+    np.testing.assert_allclose(
+        shifted, direction("probe", positive, negative), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_probe_is_the_one_of_scikit_learn() -> None:
@@ -191,8 +195,8 @@ def test_chunks_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     fits = []
     for chunk in (7, 1_000):
         monkeypatch.setattr("steer.fitting.activations.CHUNK", chunk)
-        with stored(tmp_path / f"{chunk}", positive, negative) as found:
-            fits.append(fit_site(found, 0, "mean_diff"))
+        with stored(tmp_path / f"{chunk}", positive, negative) as kept:
+            fits.append(fit_site(kept, 0, "mean_diff"))
     np.testing.assert_allclose(fits[0].direction, fits[1].direction, rtol=1e-9)
     np.testing.assert_allclose(fits[0].direction, positive.mean(0) - negative.mean(0), atol=1e-6)
     assert fits[0].separability == fits[1].separability
@@ -200,28 +204,28 @@ def test_chunks_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_single_pair_is_enough_where_it_makes_sense(tmp_path: Path) -> None:
     positive, negative, _ = planted(seed=6, shift=1.0, n=1)
-    with stored(tmp_path / "a", positive, negative) as found:
-        site = fit_site(found, 0, "mean_diff")
+    with stored(tmp_path / "a", positive, negative) as kept:
+        site = fit_site(kept, 0, "mean_diff")
         np.testing.assert_allclose(site.direction, positive[0] - negative[0], atol=1e-6)
         assert site.separability is None
         assert site.coherence == pytest.approx(1)
         with pytest.raises(InputError, match="needs 2 texts a side"):
-            fit_site(found, 0, "probe")
+            fit_site(kept, 0, "probe")
 
 
 def test_unpaired_sets_have_no_coherence_and_no_pca(tmp_path: Path) -> None:
     positive, negative, axis = planted(seed=7, shift=8.0)
-    with stored(tmp_path / "a", positive, negative[:90]) as found:
-        site = fit_site(found, 0, "mean_diff")
+    with stored(tmp_path / "a", positive, negative[:90]) as kept:
+        site = fit_site(kept, 0, "mean_diff")
         assert site.coherence is None
         assert fit.unit(site.direction) @ axis > 0.98
         with pytest.raises(InputError, match="not pairs"):
-            fit_site(found, 0, "pca")
+            fit_site(kept, 0, "pca")
     # As many of each are no more pairs than other numbers.
-    with stored(tmp_path / "b", positive, negative, paired=False) as found:
-        assert fit_site(found, 0, "mean_diff").coherence is None
+    with stored(tmp_path / "b", positive, negative, paired=False) as kept:
+        assert fit_site(kept, 0, "mean_diff").coherence is None
         with pytest.raises(InputError, match="not pairs"):
-            fit_site(found, 0, "pca")
+            fit_site(kept, 0, "pca")
 
 
 def test_auc_by_hand() -> None:
@@ -250,12 +254,12 @@ def test_the_recommended_layer_separates_and_has_length() -> None:
 def test_data_without_a_signal_are_called_so(tmp_path: Path) -> None:
     for shift, silent in ((0.0, False), (6.0, True)):
         positive, negative, _ = planted(seed=8, shift=shift)
-        with stored(tmp_path / f"{shift}", positive, negative) as found:
-            vector = fit_one(found, FitSettings(name="x"))
-        told = warnings(vector.metadata)
-        assert (told == []) == silent
+        with stored(tmp_path / f"{shift}", positive, negative) as kept:
+            vector = fit_one(kept, FitSettings(name="x"))
+        messages = warnings(vector.metadata)
+        assert (messages == []) == silent
         if not silent:
-            assert "no better than chance" in told[0]
+            assert "no better than chance" in messages[0]
 
 
 @pytest.mark.parametrize("paired", [True, False])
@@ -276,9 +280,9 @@ def test_shuffled_labels_seldom_pass_for_a_signal(
         else:
             both = rng.permutation(np.concatenate([positive, negative]))
             sides = both[:30], both[30:]
-        with stored(tmp_path / str(number), *sides, paired=paired) as found:
-            told = warnings(fit_one(found, FitSettings(name="x", method=method)).metadata)
-        called += any("no better than chance" in text for text in told)
+        with stored(tmp_path / str(number), *sides, paired=paired) as kept:
+            messages = warnings(fit_one(kept, FitSettings(name="x", method=method)).metadata)
+        called += any("no better than chance" in text for text in messages)
     assert called >= 19
 
 
@@ -286,27 +290,27 @@ def test_a_vector_no_better_than_length_is_called_so(tmp_path: Path) -> None:
     positive, negative, _ = planted(seed=10, shift=1.0)
     lengths = Lengths(least=1, median=2, most=3)
     for length_auc, silent in ((0.5, True), (0.7, True), (0.79, False), (0.21, False)):
-        told = Giveaways(
+        giveaways = Giveaways(
             unit="tokens", positive=lengths, negative=lengths, length_auc=length_auc,
             first_token=None, duplicates=0, equal_sides=0, near_duplicates=0,
         )  # fmt: skip
-        with stored(tmp_path / f"{length_auc}", positive, negative) as found:
-            metadata = fit_one(found, FitSettings(name="x")).metadata
+        with stored(tmp_path / f"{length_auc}", positive, negative) as kept:
+            metadata = fit_one(kept, FitSettings(name="x")).metadata
         (row, *_) = metadata.statistics
         assert row.separability is not None and 0.74 < row.separability < 0.8
-        contrast = msgspec.structs.replace(metadata.contrast, giveaways=told)
-        said = warnings(msgspec.structs.replace(metadata, contrast=contrast))
-        assert ("it may be a vector of length" not in " ".join(said)) == silent
+        contrast = msgspec.structs.replace(metadata.contrast, giveaways=giveaways)
+        messages = warnings(msgspec.structs.replace(metadata, contrast=contrast))
+        assert ("it may be a vector of length" not in " ".join(messages)) == silent
 
 
 def test_sites_that_were_not_recorded(tmp_path: Path) -> None:
     positive, negative, _ = planted(seed=9, shift=1.0)
-    with stored(tmp_path / "a", positive, negative) as found:
-        assert fit_one(found, FitSettings(name="x", layers=(2,))).metadata.layers == (2,)
+    with stored(tmp_path / "a", positive, negative) as kept:
+        assert fit_one(kept, FitSettings(name="x", layers=(2,))).metadata.layers == (2,)
         with pytest.raises(SiteError, match="not recorded at layer 1"):
-            fit_one(found, FitSettings(name="x", layers=(0, 1)))
+            fit_one(kept, FitSettings(name="x", layers=(0, 1)))
         with pytest.raises(SiteError, match="mlp_out was not recorded"):
-            fit_one(found, FitSettings(name="x", sites=("mlp_out",)))
+            fit_one(kept, FitSettings(name="x", sites=("mlp_out",)))
 
 
 def test_a_kept_recording_is_safetensors_that_others_read(tmp_path: Path) -> None:
@@ -318,8 +322,8 @@ def test_a_kept_recording_is_safetensors_that_others_read(tmp_path: Path) -> Non
     tensors = load_file(tmp_path / "a")
     np.testing.assert_array_equal(tensors["resid_post.2"][:30], positive.astype(np.float32))
     np.testing.assert_array_equal(tensors["resid_post.0"][30:], negative.astype(np.float32))
-    with open_kept(tmp_path / "a") as found:
-        assert found.done().all()
+    with open_kept(tmp_path / "a") as kept:
+        assert kept.done().all()
 
 
 def test_damaged_recordings_are_refused(tmp_path: Path) -> None:
@@ -361,7 +365,7 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_bytes(
 
     monkeypatch.setattr("steer.hooks.record.token_budget", lambda model: 40)  # several batches
     model = tiny.model("llama")
-    whole = extract(model, SOME)
+    expected = extract(model, SOME)
     n_batches = 0
 
     def cut(count: int) -> None:
@@ -374,8 +378,8 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_bytes(
     with pytest.raises(PowerCutError):
         record_contrasts(InProcess(model), planned, path, cut)
     counts: list[int] = []
-    with record_contrasts(InProcess(model), planned, path, counts.append) as found:
-        again = fit_one(found, FitSettings(name="x"))
+    with record_contrasts(InProcess(model), planned, path, counts.append) as recorded_file:
+        again = fit_one(recorded_file, FitSettings(name="x"))
     assert counts[0] > 0
     assert sum(counts) == SOME.n_passages
-    assert again.sha256 == whole.sha256
+    assert again.sha256 == expected.sha256

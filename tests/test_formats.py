@@ -39,26 +39,26 @@ MODEL = ModelIdentity(
 ROW = np.linspace(-1, 2, 8).astype(np.float32)
 
 
-def found(path: Path, **given: object) -> ForeignFile:
-    return reading.read(path, Options(**given), torch_files.read)  # type: ignore[arg-type]
+def imported_file(path: Path, **options: object) -> ForeignFile:
+    return reading.read(path, Options(**options), torch_files.read)  # type: ignore[arg-type]
 
 
-def rows(path: Path, **told: object) -> dict[int, np.ndarray]:
+def rows(path: Path, **options: object) -> dict[int, np.ndarray]:
     """The layers here, and their numbers."""
-    read = found(path, **told)
+    read = imported_file(path, **options)
     return {number + read.offset: row for number, row in read.imported.directions.items()}
 
 
 def expected(file: str) -> dict[int, np.ndarray]:
-    made: dict[int, np.ndarray] = {}
+    rows_found: dict[int, np.ndarray] = {}
     for path in WRITTEN.glob("expected*.npz"):
         with np.load(path) as archive:
-            made |= {
+            rows_found |= {
                 int(key.partition(":")[2]): archive[key]
                 for key in archive.files
                 if key.startswith(f"{file}:")
             }
-    return made
+    return rows_found
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_an_archive_that_numpy_does_not_write_is_refused(
         for name in plain.namelist():
             packed.writestr(name, plain.read(name))
     with pytest.raises(VectorError, match="compressed by a method"):
-        reading.steering_vector(found(path), MODEL, name="calm")
+        reading.steering_vector(imported_file(path), MODEL, name="calm")
 
 
 @pytest.mark.parametrize("suffix", [".gguf", ".svec", ".npz"])
@@ -113,7 +113,7 @@ def test_what_is_written_is_read_back_the_same(
     data = writing.write(steer_of(vector), path).data
     assert data == writing.write(steer_of(vector), path).data
     path.write_bytes(data)
-    back = reading.steering_vector(found(path), MODEL, name="calm")
+    back = reading.steering_vector(imported_file(path), MODEL, name="calm")
     assert back.metadata.layers == vector.metadata.layers
     assert back.metadata.model == vector.metadata.model
     assert np.array_equal(back.directions, vector.directions)
@@ -127,7 +127,7 @@ def test_an_offset_means_the_same_in_and_out(
 ) -> None:
     path = tmp_path / f"out{suffix}"
     path.write_bytes(writing.write(steer_of(vector), path, offset=-1).data)
-    assert set(found(path).imported.directions) == {2, 4, 5}
+    assert set(imported_file(path).imported.directions) == {2, 4, 5}
     assert set(rows(path, offset=-1)) == {1, 3, 4}
 
 
@@ -139,11 +139,13 @@ def test_a_coefficient_is_in_the_numbers(vector: SteeringVector, tmp_path: Path)
 
 def test_vllm_lens_gets_rows_by_layer(vector: SteeringVector) -> None:
     data = writing.write(steer_of(vector), Path("out.json")).data
-    (told,) = json.loads(json.loads(data)["vllm_xargs"]["apply_steering_vectors"])
-    raw = base64.b64decode(told["activations"]["data"])
-    array = np.frombuffer(raw, told["activations"]["dtype"]).reshape(told["activations"]["shape"])
+    (vector_fields,) = json.loads(json.loads(data)["vllm_xargs"]["apply_steering_vectors"])
+    raw = base64.b64decode(vector_fields["activations"]["data"])
+    array = np.frombuffer(raw, vector_fields["activations"]["dtype"]).reshape(
+        vector_fields["activations"]["shape"]
+    )
     assert np.array_equal(array, vector.directions)
-    assert told["layer_indices"] == [1, 3, 4] and told["scale"] == 1.0
+    assert vector_fields["layer_indices"] == [1, 3, 4] and vector_fields["scale"] == 1.0
 
 
 def test_readers_that_only_add_get_nothing_else(vector: SteeringVector) -> None:
@@ -161,10 +163,10 @@ def test_readers_that_only_add_get_nothing_else(vector: SteeringVector) -> None:
         steer_of(low_rank),
         steer_of(make_vector(MODEL, layers=(1, 3), site="attn_out")),
     ]
-    for one in refused:
+    for steer_refused in refused:
         for suffix in (".gguf", ".svec", ".json"):
             with pytest.raises(VectorError):
-                writing.write(one, Path(f"out{suffix}"))
+                writing.write(steer_refused, Path(f"out{suffix}"))
 
 
 def test_llama_cpp_is_not_given_the_first_block() -> None:
@@ -232,7 +234,7 @@ def test_keys_of_unknown_meaning_are_refused(keys: dict[str, object], tmp_path: 
     values = {"general.architecture": "controlvector", **keys}
     path.write_bytes(gguf.build(values, {"direction.1": ROW}))  # type: ignore[arg-type]
     with pytest.raises(VectorError):
-        found(path)
+        imported_file(path)
 
 
 def test_no_named_format_makes_an_addition_of_a_projection(tmp_path: Path) -> None:
@@ -241,7 +243,7 @@ def test_no_named_format_makes_an_addition_of_a_projection(tmp_path: Path) -> No
         path.write_bytes(gguf.build({key: "project"}, {"direction.1": ROW}))
         for format in ("llama.cpp", "repeng", "cvector-generator", "jukofyork"):
             with pytest.raises(VectorError, match="would be added"):
-                found(path, format=format)
+                imported_file(path, format=format)
 
 
 def subspace(tmp_path: Path, **keys: object) -> SteeringVector:
@@ -252,7 +254,7 @@ def subspace(tmp_path: Path, **keys: object) -> SteeringVector:
     tensors = {f"direction.{n}{end}": basis[j] for n in (1, 2) for j, end in ((0, ""), (1, ".1"))}
     path = tmp_path / "x.gguf"
     path.write_bytes(gguf.build(values | keys, tensors))  # type: ignore[arg-type]
-    return reading.steering_vector(found(path), MODEL, name="x")
+    return reading.steering_vector(imported_file(path), MODEL, name="x")
 
 
 def test_a_subspace_is_taken_out_as_its_scales_say(tmp_path: Path) -> None:
@@ -285,7 +287,7 @@ def test_directions_of_a_projection_are_taken_as_unit_vectors(tmp_path: Path) ->
     path = tmp_path / "x.gguf"
     keys = {"glp.mode": "project", "glp.spec_version": 1}
     path.write_bytes(gguf.build(keys, {"direction.1": (ROW * 1e29).astype(np.float32)}))
-    read = found(path)
+    read = imported_file(path)
     assert np.allclose(read.imported.directions[1], ROW / np.linalg.norm(ROW), atol=1e-6)
     assert any("length 1" in note for note in read.imported.notes)
 
@@ -294,7 +296,7 @@ def test_a_named_format_and_an_offset_overrule_the_guess(tmp_path: Path) -> None
     path = gguf_file(tmp_path / "x.gguf", [1, 2, 3], count=3)
     assert set(rows(path, format="jukofyork", offset=0)) == {1, 2, 3}
     assert set(rows(path, layers=(2, 3))) == {2, 3}
-    assert "offset" in found(path, offset=2).assumed
+    assert "offset" in imported_file(path, offset=2).assumed
     with pytest.raises(UsageError, match="would be layer -1"):
         rows(path, offset=-2)
     with pytest.raises(UsageError, match="does not come in"):
@@ -310,7 +312,7 @@ def test_both_dialects_of_svec(tmp_path: Path) -> None:
         ({"2": [ROW.tolist()], "10": [ROW.tolist()]}, "aisteer360"),
     ):
         path.write_text(json.dumps({"model_type": "llama", "directions": directions}))
-        assert found(path).format.name == format
+        assert imported_file(path).format.name == format
         assert list(rows(path)) == [2, 10]
         assert np.array_equal(rows(path)[2], ROW)
     path.write_text(json.dumps({"model_type": "x", "directions": {"2": [[1.0], [2.0]]}}))
@@ -350,14 +352,14 @@ def test_bare_arrays_need_a_layer(tmp_path: Path) -> None:
     assert np.array_equal(rows(tmp_path / "two.npy", layers=(4,), row=1)[4], 2 * ROW)
     assert np.allclose(rows(tmp_path / "one.safetensors", layers=(4,))[4], ROW, atol=1e-3)
     assert np.array_equal(rows(tmp_path / "many.safetensors")[5], -ROW)
-    for path, told in (
+    for path, options in (
         ("one.npy", {}),
         ("two.npy", {"layers": (4,)}),
         ("two.npy", {"layers": (4,), "row": 2}),
         ("one.safetensors", {}),
     ):
         with pytest.raises(UsageError):
-            rows(tmp_path / path, **told)
+            rows(tmp_path / path, **options)
 
 
 def test_bfloat16_is_read(tmp_path: Path) -> None:
@@ -371,7 +373,7 @@ def test_bfloat16_is_read(tmp_path: Path) -> None:
 
 def test_axbench_is_a_table_of_concepts(tmp_path: Path) -> None:
     torch.save(torch.from_numpy(np.stack([ROW, 3 * ROW])), tmp_path / "DiffMean_weight.pt")
-    read = found(tmp_path / "DiffMean_weight.pt", layers=(2,), row=1)
+    read = imported_file(tmp_path / "DiffMean_weight.pt", layers=(2,), row=1)
     assert read.format.name == "axbench" and read.imported.notes
     assert np.array_equal(read.imported.directions[2], 3 * ROW)
 
@@ -454,7 +456,7 @@ def test_one_feature_of_a_large_autoencoder_is_read_without_the_rest(tmp_path: P
 
 def imported(tmp_path: Path, model: ModelIdentity | None) -> SteeringVector:
     path = gguf_file(tmp_path / "x.gguf", [1, 3], count=2)
-    return reading.steering_vector(found(path), model, name="x")
+    return reading.steering_vector(imported_file(path), model, name="x")
 
 
 def test_an_unbound_vector_is_used_only_when_asked_for(tmp_path: Path) -> None:
@@ -502,20 +504,20 @@ def test_numbers_that_are_not_finite_are_refused(number: float, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("said", "coefficient"),
+    ("message", "coefficient"),
     [("2", 2.0), ("-0.5", -0.5), ("1e999", None), ("true", None), ('"x"', None), ("9" * 400, None)],
 )
 def test_what_steering_lite_multiplies_with_is_kept_or_refused(
-    tmp_path: Path, said: str, coefficient: float | None
+    tmp_path: Path, message: str, coefficient: float | None
 ) -> None:
     path = tmp_path / "x.safetensors"
-    config = f'{{"method": "mean_diff", "coeff": {said}}}'
+    config = f'{{"method": "mean_diff", "coeff": {message}}}'
     save_file({"layer1.v": ROW}, path, metadata={"cfg": config})
     if coefficient is None:
         with pytest.raises(VectorError, match="coefficient"):
-            found(path)
+            imported_file(path)
     else:
-        assert found(path).imported.coefficient == coefficient
+        assert imported_file(path).imported.coefficient == coefficient
 
 
 def test_an_encoder_becomes_a_gate_in_the_features_own_activation(tmp_path: Path) -> None:
@@ -546,8 +548,8 @@ def test_an_encoder_becomes_a_gate_in_the_features_own_activation(tmp_path: Path
         stated = {"apply_b_dec_to_input": True} if name == "saelens" else {}
         (folder / "cfg.json").write_text(json.dumps(stated))
         options = Options(layers=(1,), row=feature, encoder=True)
-        found = reading.read(folder / "sae.safetensors", options, torch_files.read)
-        vector = reading.steering_vector(found, None, name="feature")
+        imported = reading.read(folder / "sae.safetensors", options, torch_files.read)
+        vector = reading.steering_vector(imported, None, name="feature")
         projection = Projection(vector, 1)
         for h in rng.normal(size=(4, width)):
             expected = encoder[feature] @ (h - centre * centred) + bias[feature]

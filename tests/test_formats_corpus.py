@@ -37,9 +37,9 @@ def identity(example: Example) -> str:
 def test_a_file_means_here_what_it_means_there(example: Example, tmp_path: Path) -> None:
     """Its format is told from its own marks; layers, op, site and strength are carried."""
     path = example.written(tmp_path)
-    found = reading.read(path, example.chosen(tmp_path), torch_files.read)
-    assert found.format.name == example.format
-    vector = reading.steering_vector(found, None, name="x")
+    imported = reading.read(path, example.chosen(tmp_path), torch_files.read)
+    assert imported.format.name == example.format
+    vector = reading.steering_vector(imported, None, name="x")
     assert set(vector.metadata.layers) == set(example.directions)
     for layer, row in example.directions.items():
         assert np.allclose(vector.direction(layer), row, atol=1e-6), layer
@@ -47,7 +47,7 @@ def test_a_file_means_here_what_it_means_there(example: Example, tmp_path: Path)
     assert (recommended.op, vector.metadata.site) == (example.op, example.site)
     assert recommended.coefficient == pytest.approx(example.coefficient)
     assert recommended.layers == example.layers or not example.layers
-    assert found.assumed.startswith(f"read as {example.format}: ")
+    assert imported.assumed.startswith(f"read as {example.format}: ")
     assert store.from_bytes(store.to_bytes(vector.sealed()), "x").metadata.rank == 0
     if recommended.op != "ablate=writes":
         assert str(resolve(spec.parse("x"), vector).op) == recommended.op
@@ -91,9 +91,9 @@ def carried(steer: Steer, each: Format, folder: Path) -> SteeringVector | None:
     except VectorError:
         return None
     path.write_bytes(data)
-    found = reading.read(path, Options(), torch_files.read)
-    assert found.format is each
-    vector = reading.steering_vector(found, MODEL, name=steer.vector.name)
+    imported = reading.read(path, Options(), torch_files.read)
+    assert imported.format is each
+    vector = reading.steering_vector(imported, MODEL, name=steer.vector.name)
     # Written, read and written again: the same bytes.
     again = writing.write(resolve(spec.parse("x"), vector), path, format=each.name).data
     assert again == data
@@ -122,8 +122,10 @@ def test_no_conversion_changes_the_op_or_the_site(
             assert np.allclose(now.delta(new), then.delta(old), atol=1e-6)
         else:
             assert now.coefficient == Coefficient(0.5)
-            one, other = back.direction(new), vector.direction(old)
-            assert np.allclose(one / np.linalg.norm(one), other / np.linalg.norm(other), atol=1e-6)
+            direction, other = back.direction(new), vector.direction(old)
+            assert np.allclose(
+                direction / np.linalg.norm(direction), other / np.linalg.norm(other), atol=1e-6
+            )
 
 
 @pytest.mark.parametrize("each", WRITERS, ids=lambda each: each.name)
@@ -149,14 +151,14 @@ def test_what_no_file_can_say_is_refused(each: Format) -> None:
 def test_a_file_cut_short_is_refused(example: Example, tmp_path: Path) -> None:
     """Of several files, at least of one: not all are needed by what was chosen."""
     path, refused = example.written(tmp_path), set()
-    for name, whole in example.files.items():
-        for length in (0, 1, len(whole) // 3, len(whole) - 1):
-            (tmp_path / name).write_bytes(whole[:length])
+    for name, content in example.files.items():
+        for length in (0, 1, len(content) // 3, len(content) - 1):
+            (tmp_path / name).write_bytes(content[:length])
             try:
                 reading.read(path, example.chosen(tmp_path), torch_files.read)
             except SteerError:
                 refused.add((name, length))
-        (tmp_path / name).write_bytes(whole)
+        (tmp_path / name).write_bytes(content)
         if len([1 for each, _ in refused if each == name]) == 4:
             return
     raise AssertionError(f"read though cut; refused only {refused}")

@@ -59,14 +59,14 @@ READERS = tuple(GOOD)
 def read_or_refused(kind: str, data: bytes) -> None:
     """Reads it, or raises a SteerError; what is read is sound."""
     try:
-        found = read(kind, data)
+        content = read(kind, data)
     except SteerError as error:
         assert str(error)
         return
-    widths = {row.shape for row in found.directions.values()}
+    widths = {row.shape for row in content.directions.values()}
     assert len(widths) == 1
-    assert all(np.isfinite(row).all() for row in found.directions.values())
-    assert all(0 <= number < 10_000 for number in found.directions)
+    assert all(np.isfinite(row).all() for row in content.directions.values())
+    assert all(0 <= number < 10_000 for number in content.directions)
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -195,13 +195,13 @@ def test_safetensors_of_any_header(header: dict[str, object], length: int) -> No
 
 def bomb() -> bytes:
     """A small archive that unpacks to a gigabyte."""
-    made = BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+    buffer = BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("directions.npy", "layers.npy", "site.npy"):
             with archive.open(name, "w") as file:
                 for _ in range(350):
                     file.write(bytes(1_000_000))
-    return made.getvalue()
+    return buffer.getvalue()
 
 
 def npy_claiming(shape: str) -> bytes:
@@ -267,13 +267,13 @@ def test_every_format_keeps_every_number(rows: dict[int, list[float]]) -> None:
         with tempfile.TemporaryDirectory(prefix="steer-") as folder:
             path = Path(folder) / f"x{each.suffixes[0]}"
             path.write_bytes(writing.write(steer, path, format=each.name).data)
-            found = reading.read(path, Options(), torch_files.read).imported
-        assert list(found.directions) == sorted(rows)
+            imported = reading.read(path, Options(), torch_files.read).imported
+        assert list(imported.directions) == sorted(rows)
         for layer, row in directions.items():
-            assert np.array_equal(found.directions[layer].view(np.uint32), row.view(np.uint32))
+            assert np.array_equal(imported.directions[layer].view(np.uint32), row.view(np.uint32))
 
 
 def test_gguf_keeps_values_of_every_type() -> None:
     values = {"a": "text", "b": 7, "c": 0.5, "d": True}
-    found = gguf.parse(gguf.build(values, {"direction.1": ROW}), "file")
-    assert {key: value.value for key, value in found.values.items()} == values
+    parsed = gguf.parse(gguf.build(values, {"direction.1": ROW}), "file")
+    assert {key: value.value for key, value in parsed.values.items()} == values

@@ -30,9 +30,9 @@ def section() -> str:
 
 
 def block(language: str) -> str:
-    found = re.search(rf"```{language}\n(.*?)```", section(), flags=re.S)
-    assert found is not None
-    return found[1]
+    match = re.search(rf"```{language}\n(.*?)```", section(), flags=re.S)
+    assert match is not None
+    return match[1]
 
 
 @pytest.fixture

@@ -32,9 +32,9 @@ READERS = (*OURS, *FORMATS)
 
 @pytest.fixture
 def every(tmp_path: Path) -> dict[str, Target]:
-    found = targets(tmp_path)
-    assert set(found) == set(READERS)
-    return found
+    targets_found = targets(tmp_path)
+    assert set(targets_found) == set(READERS)
+    return targets_found
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -68,29 +68,29 @@ def many_at_one_place(kind: str) -> bytes:
 
 
 def torch_file(value: object) -> bytes:
-    made = BytesIO()
-    torch.save(value, made)
-    return made.getvalue()
+    buffer = BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
 
 
 def packed(data: bytes) -> bytes:
     """The same archive, made smaller."""
-    made = BytesIO()
+    buffer = BytesIO()
     with (
         zipfile.ZipFile(BytesIO(data)) as old,
-        zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as new,
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new,
     ):
         for info in old.infolist():
             new.writestr(info.filename, old.read(info))
-    return made.getvalue()
+    return buffer.getvalue()
 
 
 def without_a_name() -> bytes:
     """An archive with a member of no name."""
-    made = BytesIO()
-    with zipfile.ZipFile(made, "w") as archive:
+    buffer = BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(zipfile.ZipInfo(""), b"")
-    return made.getvalue()
+    return buffer.getvalue()
 
 
 SHARED = torch.zeros(1_000_000)
@@ -137,8 +137,8 @@ def test_a_defect_is_told(tmp_path: Path) -> None:
         return data
 
     tally = Tally(Target(read, []), tmp_path, seconds=1)
-    told = {data: type(tally.add(data)).__name__ for data in (b"crash", b"memory", b"hang")}
-    assert told == {
+    kinds = {data: type(tally.add(data)).__name__ for data in (b"crash", b"memory", b"hang")}
+    assert kinds == {
         b"crash": "ZeroDivisionError",
         b"memory": "TooBigError",
         b"hang": "TooSlowError",

@@ -30,7 +30,7 @@ def texts(
 ) -> list[str]:
     model = tiny.model(family)
     by = guidance(model, prompts, guides) if guides else None
-    return [one.text for one in generate(model, prompts, (), sampling, guidance=by)]
+    return [generation.text for generation in generate(model, prompts, (), sampling, guidance=by)]
 
 
 def log_probs(*shape: int) -> Tensor:
@@ -49,8 +49,8 @@ def test_strength_1_is_the_condition_and_0_the_baseline_bit_for_bit() -> None:
 def test_log_odds_against_the_baseline_are_as_many_times_the_conditions(strength: float) -> None:
     rows = log_probs(5, 2, 11)
     moved = guided(rows, (strength,)).log_softmax(-1) - rows[:, 0]
-    whole = strength * (rows[:, 1] - rows[:, 0])
-    assert torch.allclose(moved.diff(dim=-1), whole.diff(dim=-1), atol=1e-4)
+    expected = strength * (rows[:, 1] - rows[:, 0])
+    assert torch.allclose(moved.diff(dim=-1), expected.diff(dim=-1), atol=1e-4)
 
 
 def test_two_conditions_add_up() -> None:
@@ -85,8 +85,8 @@ def test_the_run_beside_the_plain_one_is_that_of_the_prompt(family: str) -> None
     written = Batch(model, rows, (), greedy, listener=beside, strengths=by.strengths).run()
     rows = rows_of(model, by.prompts[0], greedy, special=True)
     assert written == Batch(model, rows, (), greedy, listener=alone).run()
-    for both, one in zip(beside.seen, alone.seen, strict=True):
-        assert torch.allclose(both[1], one[0], atol=1e-3)
+    for both, single in zip(beside.seen, alone.seen, strict=True):
+        assert torch.allclose(both[1], single[0], atol=1e-3)
 
 
 def test_strength_0_is_the_text_without_and_1_another() -> None:
@@ -110,7 +110,7 @@ def test_a_prompt_gets_in_a_batch_what_it_gets_alone() -> None:
 def live(layer: int, strength: float = 1.0, sampling: Sampling = SAMPLING) -> list[str]:
     model = tiny.model("llama")
     by = guidance(model, PROMPTS, [Guide("w5 w9 w33", strength)], layer=layer)
-    return [one.text for one in generate(model, PROMPTS, (), sampling, guidance=by)]
+    return [generation.text for generation in generate(model, PROMPTS, (), sampling, guidance=by)]
 
 
 def test_guided_at_the_last_layer_strength_1_is_the_prompt_and_0_the_text_without() -> None:
@@ -144,8 +144,8 @@ def test_a_layer_that_is_not_there_is_refused() -> None:
 def test_text_streams() -> None:
     model, pieces = tiny.model("llama"), list[str]()
     by = guidance(model, PROMPTS[:1], [Guide("w5 w9", 1.5)])
-    (made,) = generate(model, PROMPTS[:1], (), SAMPLING, on_text=pieces.append, guidance=by)
-    assert "".join(pieces).strip() == made.text.strip() != ""
+    (generation,) = generate(model, PROMPTS[:1], (), SAMPLING, on_text=pieces.append, guidance=by)
+    assert "".join(pieces).strip() == generation.text.strip() != ""
 
 
 def test_what_cannot_be_guided_says_why() -> None:

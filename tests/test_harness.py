@@ -44,12 +44,12 @@ metric_list: [{metric: exact_match}]
 """
 
 
-def asked(kind: str, arguments: list[tuple[str, ...]]) -> list[Any]:
+def answers_of(kind: str, arguments: list[tuple[str, ...]]) -> list[Any]:
     from lm_eval.api.instance import Instance
 
     return [
-        Instance(request_type=kind, doc={}, arguments=one, idx=index)  # type: ignore[arg-type]
-        for index, one in enumerate(arguments)
+        Instance(request_type=kind, doc={}, arguments=argument, idx=index)  # type: ignore[arg-type]
+        for index, argument in enumerate(arguments)
     ]
 
 
@@ -66,19 +66,19 @@ def test_unsteered_it_gets_what_its_own_model_gives() -> None:
 
     model = tiny.model("llama")
     theirs = HFLM(pretrained=model.network, tokenizer=model.tokenizer, device="cpu", batch_size=2)
-    endings = asked("loglikelihood", list(zip(CONTEXTS, ENDINGS, strict=True)))
-    whole = asked("loglikelihood_rolling", [("w3 w4 w5 w6",), ("w7 w8",)])
+    endings = answers_of("loglikelihood", list(zip(CONTEXTS, ENDINGS, strict=True)))
+    complete = answers_of("loglikelihood_rolling", [("w3 w4 w5 w6",), ("w7 w8",)])
     for cell in (UNSTEERED, steered(0.0)):
         ours = HarnessModel(model, cell, "", special=True)
         for mine, other in zip(
             ours.loglikelihood(endings), theirs.loglikelihood(endings), strict=True
         ):
             assert mine == (pytest.approx(other[0], abs=1e-4), other[1])
-        rolled = theirs.loglikelihood_rolling(whole)
-        assert ours.loglikelihood_rolling(whole) == pytest.approx(rolled, abs=1e-3)
+        rolled = theirs.loglikelihood_rolling(complete)
+        assert ours.loglikelihood_rolling(complete) == pytest.approx(rolled, abs=1e-3)
     moved = HarnessModel(model, steered(3.0), "", special=True).loglikelihood(endings)
-    assert [one for one, _ in moved] != pytest.approx(
-        [one for one, _ in theirs.loglikelihood(endings)]
+    assert [value for value, _ in moved] != pytest.approx(
+        [result for result, _ in theirs.loglikelihood(endings)]
     )
 
 
@@ -86,17 +86,17 @@ def test_the_condition_stands_before_every_context() -> None:
     from steer.evaluation.harness import HarnessModel
 
     model = tiny.model("llama")
-    plain, told = (
+    plain, likelihood = (
         HarnessModel(model, UNSTEERED, before, special=True) for before in ("", "w40 w41")
     )
-    after = asked("loglikelihood", [("w40 w41 w3 w4", " w20 w21")])
-    assert told.loglikelihood(asked("loglikelihood", [("w3 w4", " w20 w21")])) == (
+    after = answers_of("loglikelihood", [("w40 w41 w3 w4", " w20 w21")])
+    assert likelihood.loglikelihood(answers_of("loglikelihood", [("w3 w4", " w20 w21")])) == (
         plain.loglikelihood(after)
     )
-    [long] = plain.loglikelihood_rolling(asked("loglikelihood_rolling", [("w7 w8 " * 200,)]))
+    [long] = plain.loglikelihood_rolling(answers_of("loglikelihood_rolling", [("w7 w8 " * 200,)]))
     assert -400 * 10 < long < -400
-    [alone] = plain.loglikelihood(asked("loglikelihood", [("w40 w41", " w20 w21")]))
-    rolled = told.loglikelihood_rolling(asked("loglikelihood_rolling", [("w20 w21",)]))
+    [alone] = plain.loglikelihood(answers_of("loglikelihood", [("w40 w41", " w20 w21")]))
+    rolled = likelihood.loglikelihood_rolling(answers_of("loglikelihood_rolling", [("w20 w21",)]))
     assert rolled == [pytest.approx(alone[0], abs=1e-4)]
 
 
@@ -117,14 +117,16 @@ def test_tasks_run_under_every_kind_of_cell(tasks: list[str]) -> None:
 
     model, loaded = tiny.model("llama"), harness.load(tasks)
     conditions = Conditions("w40 w41", "", False)
-    found = {
+    scores = {
         name: harness.run(model, loaded, cell, conditions, 5)
         for name, cell in (("unsteered", ()), ("zero", steered(0.0)), ("prompt", None))
     }
-    assert found["zero"] == found["unsteered"]
-    for metrics in found.values():
+    assert scores["zero"] == scores["unsteered"]
+    for metrics in scores.values():
         assert set(metrics) == {"choices acc", "written exact_match"}
-        assert all(0 <= one.value <= 1 and one.low <= one.value for one in metrics.values())
+        assert all(
+            0 <= metric.value <= 1 and metric.low <= metric.value for metric in metrics.values()
+        )
 
 
 def test_the_table_has_them_and_what_cannot_be_says_so(
@@ -137,9 +139,9 @@ def test_the_table_has_them_and_what_cannot_be_says_so(
     assert store.read(Path("x.safetensors"))
     words = ["eval", "-v", "./x.safetensors:1@1", "-m", folder, "--concept", "words:w3"]
     few = ["--samples", 2, "--max-tokens", 4]
-    told = steer(*words, *few, "--lm-eval", "choices.yaml", "-o", "x.json")
-    assert told.exit_code == 0, told.stderr
-    assert "choices acc" in told.stdout
+    result = steer(*words, *few, "--lm-eval", "choices.yaml", "-o", "x.json")
+    assert result.exit_code == 0, result.stderr
+    assert "choices acc" in result.stdout
     kinds = {row["kind"]: row["lm_eval"] for row in json.loads(Path("x.json").read_text())["rows"]}
     assert set(kinds["unsteered"]) == set(kinds["vector"]) == {"choices acc"}
     assert kinds["random"] == {}

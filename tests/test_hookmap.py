@@ -38,9 +38,9 @@ MISSING: dict[str, set[SiteName]] = {
 }
 
 
-def stream_sites(found: HookMap) -> list[SiteName]:
+def stream_sites(hook_points: HookMap) -> list[SiteName]:
     """The sites of a map that are as wide as the model; tests/test_parts.py has the others."""
-    return [name for name in found.sites if name in STREAM_SITES]
+    return [name for name in hook_points.sites if name in STREAM_SITES]
 
 
 def as_model(network: torch.nn.Module) -> Model:
@@ -126,23 +126,23 @@ def test_a_map_in_the_cache_that_is_wrong_is_made_anew() -> None:
 
 @each_family
 def test_every_layer_has_every_listed_site(family: str) -> None:
-    found = map_of(family)
-    assert (found.architecture, found.n_layers, found.d_model) == (
+    hook_points = map_of(family)
+    assert (hook_points.architecture, hook_points.n_layers, hook_points.d_model) == (
         type(model_of(family)).__name__,
         N_LAYERS,
         D_MODEL,
     )
-    assert set(STREAM_SITES) - set(found.sites) == MISSING.get(family, set())
-    for name in stream_sites(found):
-        assert found.layers(name) == tuple(range(N_LAYERS))
-        for layer in found.layers(name):
-            model_of(family).get_submodule(found.place(Site(layer, name)).module)
+    assert set(STREAM_SITES) - set(hook_points.sites) == MISSING.get(family, set())
+    for name in stream_sites(hook_points):
+        assert hook_points.layers(name) == tuple(range(N_LAYERS))
+        for layer in hook_points.layers(name):
+            model_of(family).get_submodule(hook_points.place(Site(layer, name)).module)
 
 
 @each_family
 def test_paths_outside_the_blocks_exist(family: str) -> None:
-    found = map_of(family)
-    for path in (found.embed, found.final_norm, found.unembed):
+    hook_points = map_of(family)
+    for path in (hook_points.embed, hook_points.final_norm, hook_points.unembed):
         assert path is not None
         model_of(family).get_submodule(path)
 
@@ -164,9 +164,9 @@ def test_reads_what_the_bridge_reads(family: str, input_ids: Tensor) -> None:
 @each_family
 @torch.no_grad()
 def test_writes_what_the_bridge_writes(family: str, input_ids: Tensor, vector: Tensor) -> None:
-    model, found, bridge = model_of(family), map_of(family), bridge_of(family)
+    model, hook_points, bridge = model_of(family), map_of(family), bridge_of(family)
     plain = model(input_ids).logits
-    for name in stream_sites(found):
+    for name in stream_sites(hook_points):
         site = Site(1, name)
         steered = write(model, site, vector, input_ids)
         oracle = bridge.run_with_hooks(
@@ -179,11 +179,11 @@ def test_writes_what_the_bridge_writes(family: str, input_ids: Tensor, vector: T
 
 @each_family
 def test_residual_stream_is_a_sum(family: str, input_ids: Tensor) -> None:
-    found = map_of(family)
-    seen = read(model_of(family), found.places, input_ids)
+    hook_points = map_of(family)
+    seen = read(model_of(family), hook_points.places, input_ids)
     for layer in range(N_LAYERS - 1):
         assert torch.equal(seen[Site(layer, "resid_post")], seen[Site(layer + 1, "resid_pre")])
-    if "mlp_out" not in found.sites:
+    if "mlp_out" not in hook_points.sites:
         return
     for layer in range(N_LAYERS):
         parts: tuple[SiteName, ...] = ("resid_pre", "attn_out", "mlp_out")
@@ -275,14 +275,14 @@ def hybrid() -> torch.nn.Module:
 
 def test_a_hybrid_model_has_a_site_at_some_layers(input_ids: Tensor) -> None:
     model = hybrid()
-    found = hook_map(model)
-    assert stream_sites(found) == list(STREAM_SITES)
-    assert found.layers("heads") == (1, 3)
-    assert found.layers("attn_out") == (1, 3)
-    assert found.layers("mlp_out") == (0, 1, 2, 3)
-    assert len(read(model, found.places, input_ids)) == len(found.places)
+    hook_points = hook_map(model)
+    assert stream_sites(hook_points) == list(STREAM_SITES)
+    assert hook_points.layers("heads") == (1, 3)
+    assert hook_points.layers("attn_out") == (1, 3)
+    assert hook_points.layers("mlp_out") == (0, 1, 2, 3)
+    assert len(read(model, hook_points.places, input_ids)) == len(hook_points.places)
     with pytest.raises(SiteError) as caught:
-        found.place(Site(2, "attn_out"))
+        hook_points.place(Site(2, "attn_out"))
     assert str(caught.value) == "Lfm2ForCausalLM has no attn_out at layer 2"
     assert caught.value.hint == "it has attn_out at 1,3"
 
@@ -301,10 +301,10 @@ def test_experts_that_flatten_to_rows_are_no_site(input_ids: Tensor) -> None:
         pad_token_id=0,
     )
     model = randomised(transformers.Llama4ForCausalLM, config)
-    found = hook_map(model)
-    assert stream_sites(found) == ["resid_pre", "attn_out", "resid_post"]
-    for site, tensor in read(model, found.places, input_ids).items():
-        assert tensor.shape == (*input_ids.shape, found.width(site.name))
+    hook_points = hook_map(model)
+    assert stream_sites(hook_points) == ["resid_pre", "attn_out", "resid_post"]
+    for site, tensor in read(model, hook_points.places, input_ids).items():
+        assert tensor.shape == (*input_ids.shape, hook_points.width(site.name))
 
 
 def test_attention_that_the_block_scales_is_no_site(input_ids: Tensor) -> None:
@@ -324,9 +324,9 @@ def test_attention_that_the_block_scales_is_no_site(input_ids: Tensor) -> None:
         pad_token_id=0,
     )
     model = randomised(transformers.FalconH1ForCausalLM, config)
-    found = hook_map(model)
-    assert stream_sites(found) == ["resid_pre", "mlp_out", "resid_post"]
-    assert len(read(model, found.places, input_ids)) == len(found.places)
+    hook_points = hook_map(model)
+    assert stream_sites(hook_points) == ["resid_pre", "mlp_out", "resid_post"]
+    assert len(read(model, hook_points.places, input_ids)) == len(hook_points.places)
 
 
 def test_a_text_model_inside_another_is_found_where_it_is() -> None:
@@ -348,9 +348,9 @@ def test_a_text_model_inside_another_is_found_where_it_is() -> None:
         "patch_size": 14,
     }
     config = transformers.Gemma3Config(text_config=text, vision_config=image)
-    found = hook_map(transformers.Gemma3ForConditionalGeneration(config))
-    assert (found.n_layers, found.d_model) == (2, D_MODEL)
-    assert found.place(Site(1)) == HookPoint("model.language_model.layers.1", "output")
+    hook_points = hook_map(transformers.Gemma3ForConditionalGeneration(config))
+    assert (hook_points.n_layers, hook_points.d_model) == (2, D_MODEL)
+    assert hook_points.place(Site(1)) == HookPoint("model.language_model.layers.1", "output")
 
 
 class MadeUpForCausalLM(torch.nn.Module):

@@ -77,8 +77,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_a_dataset_of_the_hub_is_what_its_file_is(
     answers: dict[str, Any], name: str, n: int
 ) -> None:
-    code, printed, told = answers[name]
-    assert code == 0, told
+    code, printed, message = answers[name]
+    assert code == 0, message
     Path("rows.jsonl").write_bytes(jsonl(ROWS[:n]))
     own = steer("contrasts", "check", "rows.jsonl", *MAPPING, "--json")
     assert json.loads(printed) == json.loads(own.stdout)
@@ -89,9 +89,9 @@ def test_a_dataset_of_the_hub_is_what_its_file_is(
 def test_what_the_hub_does_not_have_is_said(
     answers: dict[str, Any], name: str, message: str
 ) -> None:
-    code, printed, told = answers[name]
+    code, printed, error = answers[name]
     assert (code, printed) == (1, "")
-    assert message in told and "Traceback" not in told
+    assert message in error and "Traceback" not in error
 
 
 def test_a_hub_that_cannot_be_reached_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,8 +104,8 @@ class RemoteModel:
     def map(self, job: Job[Any, Any], items: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         do = job(self.model)
         for number, item in enumerate(items):
-            made = do(pickle.loads(pickle.dumps(item)))
-            yield number, pickle.loads(pickle.dumps(made))
+            outcome = do(pickle.loads(pickle.dumps(item)))
+            yield number, pickle.loads(pickle.dumps(outcome))
 
 
 @pytest.fixture
@@ -133,6 +133,27 @@ def test_commands(folder: Path, name: str) -> None:
         failed(result, 1)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["bake", "-v", IDLE, "-o", "out", "--dtype", "bfloat16"],
+        ["bake", "-v", "calm:2@0", "-v", IDLE, "-o", "out", "--dtype", "bfloat16"],
+        ["bake", "-v", IDLE, "-o", "out", "--lora"],
+        ["bake", "-v", "calm:1e-60@1", "-o", "out"],
+        ["bake", "-v", "calm:1e-6@1", "-o", "out"],  # bits change, below rounding
+        ["bake", "-v", "calm:1e-4@1", "-o", "out", "--dtype", "bfloat16"],
+        ["convert", "calm:0@1", "out.gguf"],
+        ["convert", "calm:1e-60@1", "out.npz"],
+        ["combine", "calm:0", "-o", "out.safetensors"],
+    ],
+    ids=" ".join,
+)
+def test_nothing_is_written_that_would_steer_nothing(folder: Path, words: list[str]) -> None:
+    model = ["-m", folder] if words[0] == "bake" else []
+    failed(steer(*words, *model), 1)
+    assert not list(Path().glob("out*"))
+
+
 @pytest.mark.usefixtures("_elsewhere")
 def test_an_idle_steer_that_is_allowed_is_named(folder: Path) -> None:
     named = ("apply --json", "apply --when", "apply --prompts", "chat", "apply --prompts in vLLM")
@@ -142,8 +163,8 @@ def test_an_idle_steer_that_is_allowed_is_named(folder: Path) -> None:
         assert result.exit_code == 0, result.stderr
         assert "changed nothing" in result.stderr
         printed = json.loads(result.stdout)
-        made = printed["answers" if name == "chat" else "results"]
-        assert made and all(one.get("steered", one)["idle"] for one in made)
+        entries = printed["answers" if name == "chat" else "results"]
+        assert entries and all(entry.get("steered", entry)["idle"] for entry in entries)
 
 
 def test_a_layer_where_a_sweep_changes_nothing_is_left_out(folder: Path) -> None:
@@ -181,12 +202,12 @@ def test_requests(model: api.Model, path: str, body: dict[str, Any]) -> None:
     settings: dict[str, Any] = {"temperature": 0}
     if "raw" in body:
         settings = {"options": {"num_predict": 3, "temperature": 0}}
-    for asked, is_idle in ((IDLE, True), ("calm:8@1", False)):
-        answer = post(model.inner, vectors, path, {**settings, **body, "steer": asked})
+    for spec, is_idle in ((IDLE, True), ("calm:8@1", False)):
+        answer = post(model.inner, vectors, path, {**settings, **body, "steer": spec})
         assert answer.status_code == 200, answer.text
         lines = [line.removeprefix("data: ") for line in answer.text.splitlines()]
-        said = [json.loads(line) for line in lines if line and line != "[DONE]"]
-        idle = [name for one in said for name in one.get("steer", {}).get("idle", [])]
+        events = [json.loads(line) for line in lines if line and line != "[DONE]"]
+        idle = [name for event in events for name in event.get("steer", {}).get("idle", [])]
         assert bool(idle) == is_idle
 
 

@@ -89,16 +89,19 @@ def forward(
     clock = TokenClock(width - response + 1, width - mask.sum(1), values)
     # As in generation, where padding is left out of positions.
     where = (mask.cumsum(-1) - 1).clamp(min=0)
-    given = {} if "mpt" in model.identity.id else {"position_ids": where}
+    inputs = {} if "mpt" in model.identity.id else {"position_ids": where}
     with torch.no_grad(), injected(model, steers, clock, keep):
-        logits = model.network(input_ids=ids, attention_mask=mask, **given).logits
+        logits = model.network(input_ids=ids, attention_mask=mask, **inputs).logits
     return torch.as_tensor(logits), seen
 
 
 def texts(
     model: Model, steers: Sequence[Steer], sampling: Sampling, prompts: Sequence[str] = PROMPTS
 ) -> list[str]:
-    return [made.text for made in generate(model, prompts, steers, sampling, allow_idle=True)]
+    return [
+        generation.text
+        for generation in generate(model, prompts, steers, sampling, allow_idle=True)
+    ]
 
 
 @each_family
@@ -202,11 +205,11 @@ def test_resid_post_of_a_layer_is_resid_pre_of_the_next(family: str) -> None:
     post = tiny.vector(model, layers=(0, 1))
     pre = tiny.vector(model, layers=(1, 2), site="resid_pre")
     for name in ("ablate", "clamp", "rotate", "keep"):
-        one, other = (
+        steer, other = (
             forward(model, [Steer(vector, Coefficient(2), vector.metadata.layers, op=OPS[name])])[0]
             for vector in (post, pre)
         )
-        assert torch.equal(one, other), name
+        assert torch.equal(steer, other), name
 
 
 SCOPES = [
@@ -228,11 +231,11 @@ def test_a_scope_and_its_complement_add_up_to_all(family: str) -> None:
     real = mask.bool()
     _, before = forward(model, [], [site])
     for scope in SCOPES:
-        whole = Scope(skip_special=scope.skip_special)
+        everywhere = Scope(skip_special=scope.skip_special)
         parts = [
             forward(model, [tiny.steer(model, 1.0, part)], [site], response=4)[1][site]
             - before[site]
-            for part in (scope, scope.complement, whole)
+            for part in (scope, scope.complement, everywhere)
         ]
         torch.testing.assert_close((parts[0] + parts[1])[real], parts[2][real])
         # Each position is in one of them, and each of them has one.
@@ -260,8 +263,8 @@ def test_scopes_are_where_they_say() -> None:
         seen = forward(model, [tiny.steer(model, 1.0, scope)], [site], response=4)[1]
         moved = (seen[site] != before[site]).any(-1)
         for row, wanted in enumerate(columns):
-            found = {c for c in range(pads[row], width) if moved[row, c]}
-            assert found == {c for c in wanted if pads[row] <= c < width}, scope
+            moved_columns = {c for c in range(pads[row], width) if moved[row, c]}
+            assert moved_columns == {c for c in wanted if pads[row] <= c < width}, scope
 
 
 def test_whole_texts_padded_on_the_right_have_starts_of_their_own() -> None:
@@ -286,12 +289,12 @@ def test_whole_texts_padded_on_the_right_have_starts_of_their_own() -> None:
             # Alone, and with the response where it is.
             alone: list[Tensor] = []
             length = int(mask[row].sum())
-            one = TokenClock(start, torch.zeros(1, dtype=torch.int64))
-            with torch.no_grad(), injected(model, [steer], one, {site: alone.append}):
+            token_clock = TokenClock(start, torch.zeros(1, dtype=torch.int64))
+            with torch.no_grad(), injected(model, [steer], token_clock, {site: alone.append}):
                 model.network(input_ids=ids[row : row + 1, :length])
-            found = (seen[0] - before)[row, :length]
+            change = (seen[0] - before)[row, :length]
             expected = alone[0][0] - before[row, :length]
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(change, expected, rtol=1e-4, atol=1e-4)
 
 
 SCHEDULES = {
@@ -365,7 +368,7 @@ def test_a_state_that_does_not_count_tokens_is_refused_where_they_are_to_be_know
     """A scope would take each new token for the first, and steer nothing, or too much."""
     model = tiny.wrapped(tiny.build("llama"), "state")
     own = model.network.forward
-    model.network.forward = lambda **given: own(input_ids=given["input_ids"], use_cache=False)
+    model.network.forward = lambda **inputs: own(input_ids=inputs["input_ids"], use_cache=False)
     ids = torch.tensor([[1, 5, 6]])
     clock = TokenClock(3, torch.zeros(1, dtype=torch.int64))
     scoped = tiny.steer(model, 2.0, Scope("response"))
@@ -408,7 +411,9 @@ def test_adds_have_no_order_and_cancel_in_every_scope(family: str) -> None:
     ]
     steers.append(replace(tiny.steer(model, 2.0, seed=9), schedule=Schedule("ramp", 3)))
     assert torch.equal(forward(model, steers)[0], forward(model, steers[::-1])[0])
-    both = [replace(one, coefficient=Coefficient(sign * 2.0)) for one in steers for sign in (1, -1)]
+    both = [
+        replace(steer, coefficient=Coefficient(sign * 2.0)) for steer in steers for sign in (1, -1)
+    ]
     assert torch.equal(forward(model, both)[0], forward(model, [])[0])
 
 
@@ -433,14 +438,16 @@ def test_a_gate_steers_the_prompts_that_open_it_and_no_other(family: str, poolin
     for row, is_open in enumerate(passes):
         assert torch.equal(logits[row], (everywhere if is_open else baseline)[row])
     for sampling in (GREEDY, SAMPLED, BEAMS):
-        found, plain, whole = (texts(model, steers, sampling) for steers in ([steer], [], [free]))
-        for index, text in enumerate(found):
+        steered_texts, plain, free_texts = (
+            texts(model, steers, sampling) for steers in ([steer], [], [free])
+        )
+        for index, text in enumerate(steered_texts):
             is_open = passes[index // sampling.samples]
-            assert text == (whole if is_open else plain)[index]
+            assert text == (free_texts if is_open else plain)[index]
         alone = [text for prompt in PROMPTS for text in texts(model, [steer], sampling, [prompt])]
-        assert found == alone
+        assert steered_texts == alone
     below = replace(steer, gate=gated(model, pooling, above=False))
-    assert opens(model, below) == [not one for one in passes]
+    assert opens(model, below) == [not pass_ for pass_ in passes]
 
 
 @each_family
@@ -461,12 +468,12 @@ def test_gates_read_what_nothing_has_steered_in_one_pass_where_that_is_so(
         embed = model.network.get_input_embeddings()  # not every model calls its body
         handle = embed.register_forward_pre_hook(lambda *_, n=passes: n.append(1))
         once = Sampling(max_tokens=1, temperature=0, samples=2)
-        made = list(generate(model, PROMPTS, [*others, behind], once))
+        generations = list(generate(model, PROMPTS, [*others, behind], once))
         handle.remove()
         assert len(passes) == n_passes
         for sampling in (once, BEAMS):
-            made = list(generate(model, PROMPTS, [*others, behind], sampling))
-            read = [one.gates[0].value for one in made[:: sampling.samples]]
+            generations = list(generate(model, PROMPTS, [*others, behind], sampling))
+            read = [generation.gates[0].value for generation in generations[:: sampling.samples]]
             assert read == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
@@ -499,16 +506,18 @@ def test_a_gate_of_tokens_steers_those_that_open_it(family: str) -> None:
 def test_what_gates_did_is_told() -> None:
     model = tiny.model("llama")
     steer = replace(acting(model, "add"), gate=gated(model, "mean"))
-    for made in generate(model, PROMPTS, [steer], SAMPLED):
-        (reading,) = made.gates
+    for generation in generate(model, PROMPTS, [steer], SAMPLED):
+        (reading,) = generation.gates
         assert reading.value is not None
         assert steer.gate is not None
         assert reading.share == steer.gate.threshold.passes(reading.value)
     token = replace(acting(model, "add"), gate=gated(model, "token"))
-    for made in generate(model, PROMPTS, [token], GREEDY):
-        (reading,) = made.gates
+    for generation in generate(model, PROMPTS, [token], GREEDY):
+        (reading,) = generation.gates
         assert reading.value is None
-        assert reading.share * made.n_tokens == pytest.approx(round(reading.share * made.n_tokens))
+        assert reading.share * generation.n_tokens == pytest.approx(
+            round(reading.share * generation.n_tokens)
+        )
 
 
 @torch.no_grad()

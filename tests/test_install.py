@@ -53,5 +53,7 @@ def test_only_versions_up_to_the_tested_one_install(name: str) -> None:
     pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
     tested = max(Version(str(pin.specifier)[2:]) for pin in pins if pin.name == name)
     assert needed.specifier.contains(tested)
-    bound = next(Version(one.version) for one in needed.specifier if one.operator == "<")
+    bound = next(
+        Version(specifier.version) for specifier in needed.specifier if specifier.operator == "<"
+    )
     assert bound <= Version(f"{tested.major}.{tested.minor + 1}")

@@ -29,7 +29,7 @@ def test_nothing_to_divide_by_is_no_number() -> None:
 def coverage(draw: Callable[[np.random.Generator], tuple[Interval, float]], times: int) -> float:
     rng = np.random.default_rng(0)
     drawn = [draw(rng) for _ in range(times)]
-    return float(np.mean([found.low <= true <= found.high for found, true in drawn]))
+    return float(np.mean([bound.low <= true <= bound.high for bound, true in drawn]))
 
 
 @pytest.mark.parametrize("n", [4, 8, 12, 20, 48])
@@ -60,10 +60,10 @@ def test_a_rate_is_inside_at_least_19_times_of_20(p: float, n: int) -> None:
 
 def test_a_rate_of_none_or_all_has_its_doubt_and_stays_a_rate() -> None:
     for value, counts in ((0.0, [3.0, 5.0, 4.0]), (1.0, [3.0, 5.0, 4.0])):
-        found = rate([value * n for n in counts], counts)
-        assert found.value == value
-        assert 0 <= found.low <= value <= found.high <= 1
-        assert found.high - found.low > 0.5
+        interval = rate([value * n for n in counts], counts)
+        assert interval.value == value
+        assert 0 <= interval.low <= value <= interval.high <= 1
+        assert interval.high - interval.low > 0.5
     few = rate([1.0, 4.0], [5.0, 5.0])
     assert (few.low, few.high) == (0.0, 1.0)
 

@@ -94,10 +94,10 @@ def test_work_in_another_precision_is_other_work_wherever_it_is_done() -> None:
     written = TextSettings(("w4",))
     prompts, settings = ["w4"], DistillSettings("x")
     texts = Bench(here, "recovery", [], [], [])
-    for made in (
-        lambda one: lessons_journal(one, Conditions("w5"), prompts, settings),
-        lambda one: evaluation_journal(one, [], Task(HeldOut(), written), []),
-        lambda one: sweep_journal(one, Grid(()), texts),
+    for journal_path in (
+        lambda model: lessons_journal(model, Conditions("w5"), prompts, settings),
+        lambda model: evaluation_journal(model, [], Task(HeldOut(), written), []),
+        lambda model: sweep_journal(model, Grid(()), texts),
     ):
         # Of a model whose workers have the weights there is here only its shape.
         models = [
@@ -111,5 +111,5 @@ def test_work_in_another_precision_is_other_work_wherever_it_is_done() -> None:
             )
             for dtype in ("float32", "bfloat16")
         ]
-        paths = {made(one).path for one in (here, *models)}
+        paths = {journal_path(model).path for model in (here, *models)}
         assert len(paths) == 3

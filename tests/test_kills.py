@@ -25,7 +25,7 @@ def test_kill_9_leaves_old_files_or_new_ones() -> None:
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    told = run.stdout.splitlines()
-    assert len(told) == 18 and all(f"{N} kills" in line for line in told)
+    lines = run.stdout.splitlines()
+    assert len(lines) == 18 and all(f"{N} kills" in line for line in lines)
     # Some had begun to write.
-    assert any("temporary" in line or "between" in line for line in told)
+    assert any("temporary" in line or "between" in line for line in lines)

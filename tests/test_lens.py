@@ -64,30 +64,32 @@ def test_it_is_the_change_of_the_models_own_logits(family: str) -> None:
 
 
 def on(model: Model, *directions: Tensor) -> SteeringVector:
-    made = tiny.vector(model, layers=tuple(range(len(directions))))
-    return SteeringVector(made.metadata, torch.stack(directions).numpy().astype(np.float32))
+    vector = tiny.vector(model, layers=tuple(range(len(directions))))
+    return SteeringVector(vector.metadata, torch.stack(directions).numpy().astype(np.float32))
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gptj", "gemma2", "cohere"])
 def test_turned_round_it_lowers_what_it_raised(family: str) -> None:
     model = tiny.model(family)
     direction = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(3))
-    one, other, short = lens(model, on(model, direction, -direction, 1e-6 * direction), top=5)
-    assert [token.id for token in one.raised] == [token.id for token in other.lowered]
-    assert [token.id for token in one.raised] == [token.id for token in short.raised]
-    assert [token.score for token in one.raised] == pytest.approx(
+    layer_lens, other, short = lens(
+        model, on(model, direction, -direction, 1e-6 * direction), top=5
+    )
+    assert [token.id for token in layer_lens.raised] == [token.id for token in other.lowered]
+    assert [token.id for token in layer_lens.raised] == [token.id for token in short.raised]
+    assert [token.score for token in layer_lens.raised] == pytest.approx(
         [-token.score for token in other.lowered]
     )
-    assert one.raised[0].score > one.raised[4].score > 0 > one.lowered[0].score
-    assert one.raised[0].text == model.token(one.raised[0].id)
+    assert layer_lens.raised[0].score > layer_lens.raised[4].score > 0 > layer_lens.lowered[0].score
+    assert layer_lens.raised[0].text == model.token(layer_lens.raised[0].id)
 
 
 def test_the_embedding_of_a_token_raises_it() -> None:
     model = tiny.model("llama")
     gain = model.network.get_submodule("model.norm").weight
     row = model.network.lm_head.weight[17]
-    (found,) = lens(model, on(model, row * gain), top=1)
-    assert found.raised[0].text == "w17"
+    (layer_lens,) = lens(model, on(model, row * gain), top=1)
+    assert layer_lens.raised[0].text == "w17"
 
 
 def test_a_layer_of_zeros_names_no_token() -> None:
@@ -102,10 +104,10 @@ def test_rows_that_are_no_tokens_are_left_out() -> None:
     network.resize_token_embeddings(VOCABULARY + 8, mean_resizing=False)
     network.lm_head.weight.data[VOCABULARY:] = 1e3
     model = tiny.wrapped(network, "padded")
-    whole, padded = (
+    unpadded, padded = (
         lens(m, on(m, torch.linspace(-1, 2, D_MODEL)), top=3) for m in (tiny.model("llama"), model)
     )
-    assert whole[0].raised == padded[0].raised
+    assert unpadded[0].raised == padded[0].raised
 
 
 def test_half_precision_gives_the_same_words() -> None:

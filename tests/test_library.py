@@ -33,7 +33,7 @@ PAIRS = [
 ]
 
 HELD_OUT = [
-    {"positive": f"{one} She laughed.", "negative": f"{two} She wept."} for one, two in PAIRS
+    {"positive": f"{pair} She laughed.", "negative": f"{two} She wept."} for pair, two in PAIRS
 ]
 
 
@@ -75,12 +75,12 @@ def test_every_public_name_is_there_and_documented() -> None:
 def test_rows_of_any_kind_give_the_same_vector(
     model: Model, warm: steer.Vector, tmp_path: Path
 ) -> None:
-    dicts = [{"positive": one, "negative": other} for one, other in PAIRS]
+    dicts = [{"positive": pair, "negative": other} for pair, other in PAIRS]
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in dicts))
     for rows in (dicts, path, str(path), datasets.Dataset.from_list(dicts), iter(dicts)):
         assert steer.extract(model, rows, name="warm") == warm
-    renamed = [{"good": one, "bad": other} for one, other in PAIRS]
+    renamed = [{"good": pair, "bad": other} for pair, other in PAIRS]
     mapping = {"positive": "good", "negative": "bad"}
     assert steer.extract(model, renamed, name="warm", mapping=mapping) == warm
 
@@ -103,7 +103,7 @@ def test_recorded_once_fitted_often(model: Model, warm: steer.Vector) -> None:
 def test_the_command_line_writes_the_same_file(
     model: Model, warm: steer.Vector, tmp_path: Path
 ) -> None:
-    rows = [json.dumps({"positive": one, "negative": other}) for one, other in PAIRS]
+    rows = [json.dumps({"positive": pair, "negative": other}) for pair, other in PAIRS]
     (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
     out = tmp_path / "warm.safetensors"
     done = run("extract", str(tmp_path / "pairs.jsonl"), "-o", str(out))
@@ -115,10 +115,10 @@ def test_the_command_line_writes_the_same_file(
 
 def test_arithmetic_is_that_of_the_directions(warm: steer.Vector, model: Model) -> None:
     cold = steer.extract(model, [(b, a[:9] + b) for a, b in PAIRS], name="cold")
-    v, w = (one.numpy().astype(np.float64) for one in (warm, cold))
+    v, w = (vector.numpy().astype(np.float64) for vector in (warm, cold))
 
-    def close(made: steer.Vector, expected: Any) -> None:
-        np.testing.assert_allclose(made.numpy(), expected, rtol=1e-5, atol=1e-5)
+    def close(vector: steer.Vector, expected: Any) -> None:
+        np.testing.assert_allclose(vector.numpy(), expected, rtol=1e-5, atol=1e-5)
 
     close(warm + cold, v + w)
     close(warm - 0.5 * cold, v - 0.5 * w)
@@ -133,10 +133,10 @@ def test_arithmetic_is_that_of_the_directions(warm: steer.Vector, model: Model) 
 
 
 def test_one_layer_of_a_vector(warm: steer.Vector) -> None:
-    one = warm.at(3)
-    assert one.layers == (3,)
-    np.testing.assert_array_equal(one.numpy(), warm.numpy()[warm.layers.index(3)])
-    assert one.numpy().shape == (warm.metadata.model.d_model,)
+    at_layer = warm.at(3)
+    assert at_layer.layers == (3,)
+    np.testing.assert_array_equal(at_layer.numpy(), warm.numpy()[warm.layers.index(3)])
+    assert at_layer.numpy().shape == (warm.metadata.model.d_model,)
     with pytest.raises(VectorError, match="no layer 99"):
         warm.at(99)
 
@@ -169,7 +169,7 @@ def test_a_call_says_what_the_command_line_says(warm: steer.Vector, tmp_path: Pa
         assert (typed.coefficient, typed.layers, typed.op, typed.scope, typed.schedule) == (
             called.coefficient, called.layers, called.op, called.scope, called.schedule
         )  # fmt: skip
-    assert [str(one) for one in as_steers([f"{path}:2", saved])] == [
+    assert [str(steer_parsed) for steer_parsed in as_steers([f"{path}:2", saved])] == [
         str(saved(2)), str(saved())
     ]  # fmt: skip
     with pytest.raises(UsageError):
@@ -180,8 +180,8 @@ def test_generate_is_apply(model: Model, warm: steer.Vector) -> None:
     prompts = ["One day", "The sea"]
     sampling = Sampling(max_tokens=6, seed=4)
     expected = list(generate(model.inner, prompts, [warm(8, layers=2)], sampling))
-    made = model.generate_batch(prompts, warm(8, layers=2), max_tokens=6, seed=4)
-    assert made == expected
+    generations = model.generate_batch(prompts, warm(8, layers=2), max_tokens=6, seed=4)
+    assert generations == expected
     alone = model.generate("The sea", warm(8, layers=2), max_tokens=6, seed=4)
     assert str(alone) == alone.text == expected[1].text
 
@@ -206,7 +206,7 @@ def test_steered_generate_of_hugging_face_is_ours(scope: str | None) -> None:
                 use_cache=use_cache, pad_token_id=inner.pad_id,
             )  # fmt: skip
         texts = [inner.decode(row) for row in output[:, ids.shape[1] :].tolist()]
-        assert texts == [one.text for one in expected]
+        assert texts == [text.text for text in expected]
 
 
 def test_steered_forwards_do_not_depend_on_the_side_of_the_padding() -> None:
@@ -220,8 +220,12 @@ def test_steered_forwards_do_not_depend_on_the_side_of_the_padding() -> None:
             ids, mask = inner.padded(rows, left=left)
             positions = (mask.cumsum(1) - 1).clamp(min=0)
             with model.steered(vector(6.0, layers=1, scope=scope)), torch.no_grad():
-                made = model.hf(input_ids=ids, attention_mask=mask, position_ids=positions).logits
-            logits.append([row[keep.bool()] for row, keep in zip(made, mask, strict=True)])
+                steered_logits = model.hf(
+                    input_ids=ids, attention_mask=mask, position_ids=positions
+                ).logits
+            logits.append(
+                [row[keep.bool()] for row, keep in zip(steered_logits, mask, strict=True)]
+            )
         for left_row, right_row in zip(*logits, strict=True):
             torch.testing.assert_close(left_row, right_row, rtol=1e-4, atol=1e-4)
 
@@ -259,7 +263,7 @@ def test_wrapped_is_loaded(model: Model, warm: steer.Vector) -> None:
 
 
 def test_monitor_reads_what_the_vector_was_made_from(model: Model, warm: steer.Vector) -> None:
-    readings = steer.monitor(model, [one for pair in PAIRS for one in pair], warm, layers=2)
+    readings = steer.monitor(model, [text for pair in PAIRS for text in pair], warm, layers=2)
     assert len(readings) == 2 * len(PAIRS)
     plain = readings.to_dict()
     for trace, text in zip(readings.traces, plain["texts"], strict=True):
@@ -292,10 +296,10 @@ def test_guards_and_watched_vectors_are_those_of_the_command_line(
     [values] = steered.watched.values()
     guard = f"{path}@2>{sorted(values)[-2]}"
     for outcome in ("stop", "ablate"):
-        made = model.generate("One day", spec, max_tokens=12, guards=guard, on_trip=outcome)
+        generation = model.generate("One day", spec, max_tokens=12, guards=guard, on_trip=outcome)
         shown = run(*command, "-v", spec, "--guard", guard, "--on-trip", outcome)
-        assert made.text == json.loads(shown.stdout)["results"][0]["text"]
-        assert made.trips
+        assert generation.text == json.loads(shown.stdout)["results"][0]["text"]
+        assert generation.trips
     with pytest.raises(steer.GuardError):
         model.generate("One day", spec, max_tokens=12, guards=[guard], on_trip="error")
     with pytest.raises(UsageError, match="on_trip"):
@@ -407,7 +411,7 @@ def test_the_doctor_and_the_lens_report(model: Model, warm: steer.Vector) -> Non
 
 def test_an_evaluation_is_that_of_the_command_line(model: Model, tmp_path: Path) -> None:
     rows = [
-        {"positive": f"{one} She laughed.", "negative": f"{two} She wept."} for one, two in PAIRS
+        {"positive": f"{pair} She laughed.", "negative": f"{two} She wept."} for pair, two in PAIRS
     ]
     (tmp_path / "held-out.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     words = ["--texts", str(tmp_path / "held-out.jsonl"), "--samples", "4", "--max-tokens", "8"]
@@ -424,14 +428,14 @@ def test_an_evaluation_is_that_of_the_command_line(model: Model, tmp_path: Path)
 def test_a_sweep_from_rows(model: Model) -> None:
     joyful = steer.read(Path(__file__).parents[1] / "vectors/joyful.safetensors")
     rows = [
-        {"positive": f"{one} She laughed.", "negative": f"{two} She wept."} for one, two in PAIRS
+        {"positive": f"{pair} She laughed.", "negative": f"{two} She wept."} for pair, two in PAIRS
     ]
     shares: dict[str, float] = {}
 
     @contextmanager
-    def progress(what: str, total: int) -> Iterator[Advance]:
+    def progress(phase: str, total: int) -> Iterator[Advance]:
         def advance(count: float, note: str | None = None, picture: Picture | None = None) -> None:
-            shares[what] = shares.get(what, 0) + count / total
+            shares[phase] = shares.get(phase, 0) + count / total
             assert picture is None or picture(80)
 
         yield advance

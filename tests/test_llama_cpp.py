@@ -51,11 +51,11 @@ def in_llama_cpp(
     config = model.network.config
     names = ["hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads"]
     names += ["num_key_value_heads", "rms_norm_eps", "vocab_size"]
-    told = {name: getattr(config, name) for name in names} | {
+    settings = {name: getattr(config, name) for name in names} | {
         "head_dim": config.hidden_size // config.num_attention_heads,
         "rope_theta": config.rope_parameters["rope_theta"],
     }
-    for name, content in (("config", told), ("tokens", tokens), ("vectors", vectors)):
+    for name, content in (("config", settings), ("tokens", tokens), ("vectors", vectors)):
         (folder / f"{name}.json").write_text(json.dumps(content))
     weights = {name: tensor.numpy() for name, tensor in model.network.state_dict().items()}
     np.savez(folder / "weights.npz", **weights)
@@ -89,7 +89,9 @@ def test_llama_cpp_gives_our_log_probs(tmp_path: Path) -> None:
         run = CliRunner().invoke(app, ["convert", spec, str(files[-1])])
         assert run.exit_code == 0, run.output
     theirs = in_llama_cpp(model, tokens, files, tmp_path)
-    distances = [float((one - two).abs().max()) for one, two in zip(ours, theirs, strict=True)]
+    distances = [
+        float((our_value - two).abs().max()) for our_value, two in zip(ours, theirs, strict=True)
+    ]
     assert max(distances) < 1e-4
     # That could fail: each vector does much, and none what another does.
     assert min(float((a - b).abs().max()) for a, b in combinations(ours, 2)) > 0.1
@@ -105,10 +107,10 @@ def test_a_baked_model_gives_the_hooks_log_probs_in_llama_cpp(tmp_path: Path) ->
     cases = {"2": added, "ablate=writes": ablated}
     plain = in_ours(model, tokens, [])
     for amount, steer_it in cases.items():
-        made = tmp_path / amount
-        run = CliRunner().invoke(app, ["bake", "-v", f"{JOYFUL}:{amount}@2", "-o", str(made)])
+        path = tmp_path / amount
+        run = CliRunner().invoke(app, ["bake", "-v", f"{JOYFUL}:{amount}@2", "-o", str(path)])
         assert run.exit_code == 0, run.output
-        baked = load(ModelSource(str(made)))
+        baked = load(ModelSource(str(path)))
         ours = in_ours(model, tokens, [steer_it])
         theirs = in_llama_cpp(baked, tokens, [None], tmp_path)[0]
         assert float((ours - theirs).abs().max()) < 1e-4

@@ -62,7 +62,7 @@ def copied(folder: Path, to: Path, **settings: object) -> Path:
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_a_wrapper_round_a_language_model_is_steered_on_text(name: str, tmp_path: Path) -> None:
     model = load(ModelSource(str(saved(tmp_path / name, build_wrapper(name)))))
-    assert [one for one in examine(model) if not one.passed] == []
+    assert [check_result for check_result in examine(model) if not check_result.passed] == []
 
 
 def test_a_model_that_writes_no_text_is_refused_by_its_kind(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_model_that_writes_no_text_is_refused_by_its_kind(tmp_path: Path) -> N
 
 def texts(model: Model, prompts: list[str], batch_size: int) -> list[str]:
     sampling = Sampling(max_tokens=5, temperature=0, batch_size=batch_size)
-    return [made.text for made in generate(model, prompts, [], sampling)]
+    return [generation.text for generation in generate(model, prompts, [], sampling)]
 
 
 @pytest.mark.parametrize("name", RECURRENT)
@@ -98,15 +98,19 @@ def test_attention_takes_padding(family: str) -> None:
 
 def test_the_doctor_finds_padding_that_is_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     recurrent = tiny.wrapped(build_recurrent("recurrent_gemma"), "state")
-    (found,) = (one for one in examine(recurrent) if one.name == "batches")
-    assert found.passed and "equal length" in found.detail
+    (check_result,) = (
+        check_result for check_result in examine(recurrent) if check_result.name == "batches"
+    )
+    assert check_result.passed and "equal length" in check_result.detail
     blind = tiny.wrapped(build("llama"), "blind")
     forward = blind.network.forward
     monkeypatch.setattr(
         blind.network, "forward", lambda attention_mask=None, **others: forward(**others)
     )
-    (found,) = (one for one in examine(blind) if one.name == "batches")
-    assert "equal length" in found.detail
+    (check_result,) = (
+        check_result for check_result in examine(blind) if check_result.name == "batches"
+    )
+    assert "equal length" in check_result.detail
 
 
 # --- what is refused, and before what ---
@@ -183,8 +187,8 @@ def test_a_folder_without_weights_is_refused_in_words_about_a_folder(
 def test_an_empty_name_is_wrong_usage(name: str) -> None:
     with pytest.raises(UsageError):
         ModelSource(name)
-    found = CliRunner().invoke(app, ["apply", "One day", "-m", name])
-    assert found.exit_code == 2 and "no model" in found.output
+    result = CliRunner().invoke(app, ["apply", "One day", "-m", name])
+    assert result.exit_code == 2 and "no model" in result.output
 
 
 # --- the hub ---
@@ -309,9 +313,11 @@ def test_an_adapter_is_in_the_weights_and_in_the_fingerprint(llama: Path, tmp_pa
     adapted = load(ModelSource(str(llama), adapter=str(tmp_path / "lora")))
     ids = torch.tensor([[1, 7, 9, 30]])
     with torch.no_grad():
-        expected, found = (one(input_ids=ids).logits for one in (network, adapted.network))
-        assert torch.allclose(expected, found, atol=1e-4)
-        assert not torch.allclose(base.network(input_ids=ids).logits, found, atol=1e-2)
+        expected, logits = (
+            network_called(input_ids=ids).logits for network_called in (network, adapted.network)
+        )
+        assert torch.allclose(expected, logits, atol=1e-4)
+        assert not torch.allclose(base.network(input_ids=ids).logits, logits, atol=1e-2)
     assert adapted.identity.fingerprint != base.identity.fingerprint
     assert adapted.identity.id == "tiny-llama+lora"
     half = load(ModelSource(str(llama), adapter=str(tmp_path / "lora")))

@@ -35,20 +35,20 @@ def steer(model: Model, spec: str, **more: Any) -> Steer:
 def with_factors(model: Model, adapter: lora.Adapter, rows: list[Tensor]) -> list[Tensor]:
     """Log-probs of the model with the adapter's numbers put in by hand."""
     network = copy.deepcopy(model.network)
-    for one in adapter.factors:
-        module = network.get_submodule(one.module)
-        change = one.up @ one.down  # [out, in]
-        turned = adapter.transposed or one.of_embedding
+    for factor in adapter.factors:
+        module = network.get_submodule(factor.module)
+        change = factor.up @ factor.down  # [out, in]
+        turned = adapter.transposed or factor.of_embedding
         # An output matrix that shares the embedding's is left as it was.
         module.weight = torch.nn.Parameter(module.weight + (change.T if turned else change))
-        if one.bias is not None:
-            module.register_forward_hook(lambda _m, _a, out, bias=one.bias: out + bias)
-    found = []
+        if factor.bias is not None:
+            module.register_forward_hook(lambda _m, _a, out, bias=factor.bias: out + bias)
+    names_found = []
     for row in rows:
         with torch.no_grad():
             logits = network(input_ids=row[None], use_cache=False).logits[0]
-        found.append(logits.float().log_softmax(-1))
-    return found
+        names_found.append(logits.float().log_softmax(-1))
+    return names_found
 
 
 @pytest.mark.parametrize("spec", ["calm:2", "calm:ablate=writes@1", "calm:0.5,ablate=writes@1"])
@@ -89,12 +89,12 @@ def test_the_folder_is_pefts_and_is_replaced_only_when_asked(tmp_path: Path) -> 
     store.write(tmp_path / "calm.safetensors", make_vector(_pocket_identity(), layers=(1,)))
     words = ["bake", "-v", str(tmp_path / "calm.safetensors"), "--lora", "-o",
              str(tmp_path / "adapter"), "--json"]  # fmt: skip
-    made = CliRunner().invoke(app, words)
-    assert made.exit_code == 0, made.output
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
     config = json.loads((tmp_path / "adapter" / lora.CONFIG).read_text())
     assert config["peft_type"] == "LORA"
     assert config["lora_bias"]
-    report = json.loads(made.stdout)
+    report = json.loads(result.stdout)
     assert (report["difference"] is None) == (not is_installed())
     assert CliRunner().invoke(app, words).exit_code == 1
     assert CliRunner().invoke(app, [*words, "--force"]).exit_code == 0

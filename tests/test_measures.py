@@ -56,9 +56,9 @@ def test_distinct_by_hand() -> None:
 
 @given(st.lists(st.integers(0, 5)), st.integers(1, 4))
 def test_distinct_counts_every_gram_once(tokens: list[int], n: int) -> None:
-    different, whole = distinct(tokens, n)
-    assert whole == max(0, len(tokens) - n + 1)
-    assert min(whole, 1) <= different <= whole
+    different, all_tokens = distinct(tokens, n)
+    assert all_tokens == max(0, len(tokens) - n + 1)
+    assert min(all_tokens, 1) <= different <= all_tokens
 
 
 def test_words_are_whole_words_in_either_case() -> None:
@@ -69,16 +69,16 @@ def test_words_are_whole_words_in_either_case() -> None:
 
 
 def test_difference_by_hand() -> None:
-    found = difference(([3.0, 3.0], [1.0, 1.0]), ([1.0, 1.0], [2.0, 2.0]))
-    assert (found.value, found.low, found.high) == (2.5, 2.5, 2.5)
+    interval = difference(([3.0, 3.0], [1.0, 1.0]), ([1.0, 1.0], [2.0, 2.0]))
+    assert (interval.value, interval.low, interval.high) == (2.5, 2.5, 2.5)
 
 
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=20))
 def test_items_are_drawn_together(values: list[float]) -> None:
     """What differs by the same on every item differs by that for certain, however items vary."""
     ones = [1.0] * len(values)
-    found = difference(([value + 1 for value in values], ones), (values, ones))
-    assert (found.low, found.high) == pytest.approx((1, 1))
+    interval = difference(([value + 1 for value in values], ones), (values, ones))
+    assert (interval.low, interval.high) == pytest.approx((1, 1))
     assert mean(values) == ratio(values, ones)
 
 
@@ -89,9 +89,9 @@ def test_what_means_nothing_is_seldom_out_of_the_reach_of_chance(n_places: int) 
     spreads = rng.uniform(0.5, 2, n_places)
     n_out = 0
     for _ in range(2_000):
-        found = rng.normal(0.3, spreads)
-        best = int(found.argmax())
+        sample = rng.normal(0.3, spreads)
+        best = int(sample.argmax())
         drawn = rng.normal(0.3, spreads[best], N_CHANCE)
-        n_out += found[best] > reach_of_chance(drawn.tolist(), n_places)
+        n_out += sample[best] > reach_of_chance(drawn.tolist(), n_places)
     assert n_out / 2_000 < 1.3 * LEVEL
     assert reach_of_chance([0.1, 0.2, 0.3], 2) < reach_of_chance([0.1, 0.2, 0.3], 3)

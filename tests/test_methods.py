@@ -25,7 +25,7 @@ from steer.vectors.provenance import Method
 DOCS = Path(__file__).parents[1] / "docs" / "vectors.md"
 
 
-def made(**changes: object) -> FitMethod:
+def method_of(**changes: object) -> FitMethod:
     return FitMethod(name="x", compute=lambda p, n, **_: p.mean(0) - n.mean(0), **changes)  # type: ignore[arg-type]
 
 
@@ -47,7 +47,7 @@ def test_what_a_file_says_of_a_method_is_what_makes_it_again(penalty: float) -> 
     ],
 )
 def test_an_option_has_the_type_of_its_default(option: Option, text: str, value: object) -> None:
-    method = made(options=(option,))
+    method = method_of(options=(option,))
     assert method.parse_options(f"o={text}") == {"o": value}
     assert method.settings({"o": value}) == {"o": value}
     assert method.settings({}) == {"o": option.default}
@@ -69,7 +69,7 @@ def test_an_option_has_the_type_of_its_default(option: Option, text: str, value:
 )
 def test_a_wrong_option_says_what_is_right(option: Option, text: str, fact: str) -> None:
     with pytest.raises(UsageError) as error:
-        made(options=(option,)).parse_options(text)
+        method_of(options=(option,)).parse_options(text)
     assert fact in f"{error.value} {error.value.hint}"
 
 
@@ -82,15 +82,15 @@ def test_the_penalty_of_a_probe_draws_it_to_the_mean_difference() -> None:
     expected = (positive.mean(0) - negative.mean(0)) / rows.var(0)
     cosines = []
     for penalty in (1e-3, 1.0, 1e6):
-        found = direction("probe", positive, negative, penalty=penalty)
-        cosines.append(found @ expected / np.linalg.norm(found) / np.linalg.norm(expected))
+        fitted = direction("probe", positive, negative, penalty=penalty)
+        cosines.append(fitted @ expected / np.linalg.norm(fitted) / np.linalg.norm(expected))
     assert cosines[0] < cosines[1] < cosines[2] and cosines[2] > 0.9999
 
 
 def test_a_direction_that_is_none_is_refused() -> None:
     sides = np.ones((3, 4)), np.zeros((3, 4))
-    for found in (np.zeros(5), np.full(4, np.nan), np.zeros((4, 4))):
-        wrong = FitMethod(name="x", compute=lambda p, n, found=found: found)
+    for fitted in (np.zeros(5), np.full(4, np.nan), np.zeros((4, 4))):
+        wrong = FitMethod(name="x", compute=lambda p, n, fitted=fitted: fitted)
         with pytest.raises(InputError, match="not 4 finite numbers"):
             wrong.direction(*sides, {})
 
@@ -142,7 +142,9 @@ def test_the_table_of_the_manual_is_that_of_the_registry() -> None:
 def table() -> str:
     lines = ["| method | of | | options |", "|---|---|---|---|"]
     for method in methods():
-        options = "; ".join(f"`{one.name}={one.default}`: {one.help}" for one in method.options)
+        options = "; ".join(
+            f"`{option.name}={option.default}`: {option.help}" for option in method.options
+        )
         options = options.replace("|", "\\|")
         cells = (f"`{method.name}`", method.command.removeprefix("steer "), method.help, options)
         lines.append(f"| {' | '.join(cells)} |")

@@ -64,22 +64,24 @@ def test_in_a_batch_a_text_reads_what_its_activations_project_to_alone(family: s
         for trace in traces:
             ids = torch.tensor([[token.id for token in trace.tokens]])
             assert ids[0].tolist() == model.encode(trace.text)
-            whole = capture(model, ids, torch.ones_like(ids), [one.site for one in chosen])
-            for column, one in enumerate(chosen):
-                expected = whole[one.site][0].numpy() @ one.weights + one.offset
+            activations = capture(
+                model, ids, torch.ones_like(ids), [reading.site for reading in chosen]
+            )
+            for column, reading in enumerate(chosen):
+                expected = activations[reading.site][0].numpy() @ reading.weights + reading.offset
                 np.testing.assert_allclose(trace.values[:, column], expected, rtol=1e-3, atol=1e-5)
 
 
 def test_a_steer_moves_its_own_reading_by_its_length() -> None:
     model = tiny.model("llama")
     steer_by = tiny.steer(model, 3.0)
-    (one,) = readouts(steer_by.vector)
-    before = monitor(model, TEXTS[:1], [one])[0].values
+    (readout,) = readouts(steer_by.vector)
+    before = monitor(model, TEXTS[:1], [readout])[0].values
     clock = TokenClock(prompt_length=before.shape[0], padding=torch.zeros(1, dtype=torch.int64))
     with injected(model, [steer_by], clock):
-        after = monitor(model, TEXTS[:1], [one])[0].values
+        after = monitor(model, TEXTS[:1], [readout])[0].values
     # The sides of this vector are two activation units apart.
-    length = float(np.linalg.norm(steer_by.vector.direction(one.layer))) / 2
+    length = float(np.linalg.norm(steer_by.vector.direction(readout.layer))) / 2
     np.testing.assert_allclose(after - before, 3.0 * length, rtol=1e-3)
 
 
@@ -108,19 +110,20 @@ def test_a_planted_direction_is_read_token_by_token(
     planted: tuple[Model, torch.Tensor],
 ) -> None:
     model, axis = planted
-    made = tiny.vector(model, layers=(0,), site="resid_pre")
-    vector = SteeringVector(made.metadata, axis.numpy()[None])
+    other_vector = tiny.vector(model, layers=(0,), site="resid_pre")
+    vector = SteeringVector(other_vector.metadata, axis.numpy()[None])
     chosen = readouts(vector, (0,))
     assert chosen[0].site == Site(0, "resid_pre")
     mixed = texts(np.random.default_rng(0), range(3, 60), 20)
     traces = monitor(model, mixed, chosen)
-    found = [
+    summaries = [
         (token.id in PLANTED, value)
         for trace in traces
         for token, value in zip(trace.tokens, trace.values[:, 0], strict=True)
     ]
     carrying, others = (
-        np.array([value for carries, value in found if carries == which]) for which in (True, False)
+        np.array([value for carries, value in summaries if carries == which])
+        for which in (True, False)
     )
     assert auc(carrying, others) == 1
 
@@ -132,12 +135,14 @@ def test_held_out_texts_with_a_planted_direction_are_told_apart(
     rng = np.random.default_rng(1)
     sides = texts(rng, PLANTED, 24), texts(rng, range(3, 30), 24)
     vector = extract(model, pairs(*zip(sides[0][:12], sides[1][:12], strict=True)))
-    for one in readouts(vector, vector.metadata.layers):
+    for readout in readouts(vector, vector.metadata.layers):
         scores = []
         for side, name in zip(sides, ("positive", "negative"), strict=True):
-            found = [summarise(trace, 0, one) for trace in monitor(model, side[12:], [one])]
-            assert {summary.side for summary in found} == {name}
-            scores.append(np.array([summary.score for summary in found]))
+            summaries = [
+                summarise(trace, 0, readout) for trace in monitor(model, side[12:], [readout])
+            ]
+            assert {summary.side for summary in summaries} == {name}
+            scores.append(np.array([summary.score for summary in summaries]))
         assert auc(*scores) == 1
 
 
@@ -183,13 +188,13 @@ def test_texts_that_cannot_be_read_are_named() -> None:
 
 
 def test_a_summary_counts_no_special_tokens() -> None:
-    one = readouts(tiny.vector(tiny.model("llama")))[0]
+    readout = readouts(tiny.vector(tiny.model("llama")))[0]
     tokens = (TracedToken(1, "<s>", True), TracedToken(3, "a"), TracedToken(4, "b"))
     trace = Trace("ab", tokens, np.array([[99.0], [-2.0], [1.0]], np.float32))
-    found = summarise(trace, 0, one)
-    assert (found.max, found.max_at, found.mean, found.last) == (1.0, 2, -0.5, 1.0)
-    assert found.side == "negative"
-    assert reach([trace], 0, one) <= 2.5
+    summary = summarise(trace, 0, readout)
+    assert (summary.max, summary.max_at, summary.mean, summary.last) == (1.0, 2, -0.5, 1.0)
+    assert summary.side == "negative"
+    assert reach([trace], 0, readout) <= 2.5
 
 
 @pytest.mark.parametrize("positions", ["last", "-1", "mean"])
@@ -197,7 +202,7 @@ def test_a_vector_of_last_tokens_judges_by_the_last_one_that_a_template_puts(
     positions: str,
 ) -> None:
     plain = tiny.vector(tiny.model("llama"))
-    (one,) = readouts(tiny.renamed(plain, read=Read(positions=positions)))
+    (readout,) = readouts(tiny.renamed(plain, read=Read(positions=positions)))
     tokens = (
         TracedToken(1, "<s>", True, True),
         TracedToken(3, "a"),
@@ -205,11 +210,11 @@ def test_a_vector_of_last_tokens_judges_by_the_last_one_that_a_template_puts(
         TracedToken(2, "</s>", True, True),
     )
     trace = Trace("a[answer]", tokens, np.array([[99.0], [-2.0], [1.0], [-99.0]], np.float32))
-    found = summarise(trace, 0, one)
+    summary = summarise(trace, 0, readout)
     expected = (-2.0, "negative") if positions == "mean" else (1.0, "positive")
-    assert (found.score, found.side) == expected
-    assert found.last == found.score
-    assert (found.max, found.mean) == (-2.0, -2.0)
+    assert (summary.score, summary.side) == expected
+    assert summary.last == summary.score
+    assert (summary.max, summary.mean) == (-2.0, -2.0)
 
 
 class Page(HTMLParser):
@@ -230,22 +235,22 @@ class Page(HTMLParser):
 
 @given(st.lists(st.text(max_size=12), min_size=1, max_size=4))
 def test_a_page_shows_any_text_and_runs_none(pieces: list[str]) -> None:
-    one = readouts(tiny.vector(tiny.model("llama")))[0]
+    readout = readouts(tiny.vector(tiny.model("llama")))[0]
     pieces = [*pieces, "</p><script>alert(1)</script>", "\x1b[2J\u202e"]
     tokens = tuple(TracedToken(3, piece) for piece in pieces)
     values = np.linspace(-9, 9, len(tokens), dtype=np.float32)[:, None]
-    made = page("<title>", [Trace("".join(pieces), tokens, values)], [one])
-    parsed = Page(made)
+    html = page("<title>", [Trace("".join(pieces), tokens, values)], [readout])
+    parsed = Page(html)
     allowed = "html head meta title style body h1 h2 p div span br small table tr th td a"
     assert {tag for tag, _ in parsed.tags} <= set(allowed.split())
     linked = [attrs["href"] for tag, attrs in parsed.tags if tag == "a"]
     assert linked == ["#t1"]
-    assert "http:" not in made and "https:" not in made and "src=" not in made
-    whole = "".join(parsed.words)
+    assert "http:" not in html and "https:" not in html and "src=" not in html
+    text = "".join(parsed.words)
     for piece in pieces:
         # A parser reads every end of a line as one.
-        assert re.sub("\r\n?", "\n", shown(piece)) in whole
-    assert not set("\x1b\u202e\x00") & set(made)
+        assert re.sub("\r\n?", "\n", shown(piece)) in text
+    assert not set("\x1b\u202e\x00") & set(html)
 
 
 def test_the_scale_is_readable_at_every_step() -> None:

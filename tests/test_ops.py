@@ -52,10 +52,10 @@ def test_weight_0_is_bit_for_bit_and_1_is_not(name: str) -> None:
     op, level = partial(edit, name), level_of(name)
     assert torch.equal(op(h, u, level, 0.0), h)
     weight = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0])[None, :, None]
-    mixed, whole = op(h, u, level, weight), op(h, u, level, 1.0)
+    mixed, full = op(h, u, level, weight), op(h, u, level, 1.0)
     assert torch.equal(mixed[:, ::2], h[:, ::2])
-    torch.testing.assert_close(mixed[:, 1::2], whole[:, 1::2], rtol=1e-6, atol=1e-6)
-    assert not torch.allclose(whole, h)
+    torch.testing.assert_close(mixed[:, 1::2], full[:, 1::2], rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(full, h)
 
 
 @each_op

@@ -22,8 +22,8 @@ words = st.lists(st.text("abc", min_size=1, max_size=6), max_size=12)
 @given(words, words)
 def test_what_was_seen_is_known_and_what_was_not_is_not(seen: list[str], new: list[str]) -> None:
     kept = overlap.sketch(seen)
-    found = overlap.known(new, kept)
-    assert [new[index] for index in found] == [text for text in new if text in seen]
+    overlaps = overlap.known(new, kept)
+    assert [new[index] for index in overlaps] == [text for text in new if text in seen]
     assert kept == overlap.sketch(reversed(seen))
     assert overlap.merged([kept, overlap.sketch(new)]) == overlap.sketch([*seen, *new])
 
@@ -51,7 +51,7 @@ def test_damaged_hashes_are_refused(kept: str) -> None:
 
 
 def read(*records: object, **source: object) -> Contrasts:
-    rows = [(f"x:{number}", one) for number, one in enumerate(records, 1)]
+    rows = [(f"x:{number}", record) for number, record in enumerate(records, 1)]
     named = {} if "texts" in source else {"file": "x"}
     return contrast_files.read(ContrastSource(**named, **source), lambda _: rows)  # type: ignore[arg-type]
 
@@ -75,7 +75,9 @@ def test_texts_of_every_kind_of_contrast_are_kept() -> None:
 def test_what_stands_round_all_texts_makes_no_other_text(frame: Frame) -> None:
     """A vector of a chat, measured on plain texts, and the other way round."""
     pair = PAIR if frame.template is None else {"positive": "a", "negative": "b"}
-    framed, plain = (list(overlap.texts_of(read(pair, frame=one))) for one in (frame, Frame()))
+    framed, plain = (
+        list(overlap.texts_of(read(pair, frame=frame_))) for frame_ in (frame, Frame())
+    )
     assert overlap.known(plain, overlap.sketch(framed)) == [0, 1]
     assert overlap.known(framed, overlap.sketch(plain)) == [0, 1]
 
@@ -146,14 +148,14 @@ def test_files_that_do_not_say_are_warned_of_and_keep_their_bytes() -> None:
 
 
 def held(*records: object, **options: object) -> heldout.HeldOut:
-    rows = [(f"x:{number}", one) for number, one in enumerate(records, 1)]
+    rows = [(f"x:{number}", record) for number, record in enumerate(records, 1)]
     return heldout.read(rows, **options)  # type: ignore[arg-type]
 
 
 def test_texts_and_pairs_are_told_apart() -> None:
-    found = held({"text": "a"}, "b", "")
-    assert found.all_texts == ["a", "b"]
-    assert found.notes == ("empty texts that are left out: 1",)
+    is_held = held({"text": "a"}, "b", "")
+    assert is_held.all_texts == ["a", "b"]
+    assert is_held.notes == ("empty texts that are left out: 1",)
     assert held({"text": "a", "more": 1}).notes == ("fields that are not read: more",)
     pairs = held({"chosen": "a", "rejected": "b", "question": "p "})
     assert pairs.pairs is not None
@@ -165,12 +167,12 @@ def test_texts_and_pairs_are_told_apart() -> None:
 
 
 def test_chats_say_what_a_user_asked() -> None:
-    asked = [{"role": "user", "content": "How?"}]
-    told = {"prompt": asked, "positive": "Well.", "negative": "Badly."}
-    for found in (held(told), held(told | {"prompt": "How?"}, chat=True)):
-        assert (found.chat, found.prompts) == (True, ["How?"])
+    messages = [{"role": "user", "content": "How?"}]
+    row = {"prompt": messages, "positive": "Well.", "negative": "Badly."}
+    for is_held in (held(row), held(row | {"prompt": "How?"}, chat=True)):
+        assert (is_held.chat, is_held.prompts) == (True, ["How?"])
     with pytest.raises(InputError, match="chat messages and others plain"):
-        held({"text": asked}, {"text": "b"})
+        held({"text": messages}, {"text": "b"})
 
 
 @pytest.mark.parametrize(

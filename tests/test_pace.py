@@ -39,46 +39,46 @@ def work(size: Size) -> float:
 
 
 @given(wholes, st.floats(1, 1e6), st.floats(1, 1e6))
-def test_more_time_never_leaves_more_out(whole: Size, one: float, other: float) -> None:
-    every = sizes(whole)
-    assert every[0] == whole
+def test_more_time_never_leaves_more_out(full: Size, shorter: float, other: float) -> None:
+    every = sizes(full)
+    assert every[0] == full
     for before, after in itertools.pairwise(every):
         assert work(after) <= work(before)
-    less, more = (fitting(every, work, time)[0] for time in sorted((one, other)))
+    less, more = (fitting(every, work, time)[0] for time in sorted((shorter, other)))
     assert work(less) <= work(more)
-    assert fitting(every, work, 1e9)[0] == whole and left_out(whole, whole, whole.layers) == ""
+    assert fitting(every, work, 1e9)[0] == full and left_out(full, full, full.layers) == ""
     smallest = fitting(every, work, 1e-9)[0]
     assert smallest == every[-1]
-    assert (left_out(whole, smallest, whole.layers) == "") == (smallest == whole)
+    assert (left_out(full, smallest, full.layers) == "") == (smallest == full)
 
 
 def test_a_pace_is_positive() -> None:
-    found = pace(tiny.model("llama"))
-    assert found.read > 0 and found.written > 0
+    speed = pace(tiny.model("llama"))
+    assert speed.read > 0 and speed.written > 0
 
 
 @pytest.mark.parametrize("method", ["ridge", "descent"])
 def test_a_distillation_takes_what_fits(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(within, "pace", lambda model, rows: Pace(read=1000.0, written=100.0))
-    whole = DistillSettings(name="x", method=method, samples=100, held_out=20, max_tokens=40)
+    settings = DistillSettings(name="x", method=method, samples=100, held_out=20, max_tokens=40)
     notes: list[str] = []
     short, longer, every = (
-        within.within(time, tiny.model("llama"), whole, notes.append) for time in (2, 60, 1e7)
+        within.within(time, tiny.model("llama"), settings, notes.append) for time in (2, 60, 1e7)
     )
-    assert every == whole and "all of it" in notes[2]
-    assert short.samples <= longer.samples <= whole.samples and short.samples < whole.samples
-    assert 1 <= short.steps <= longer.steps <= whole.steps
+    assert every == settings and "all of it" in notes[2]
+    assert short.samples <= longer.samples <= settings.samples and short.samples < settings.samples
+    assert 1 <= short.steps <= longer.steps <= settings.steps
     assert ("of 300 steps" in notes[0]) == (method == "descent")
 
 
 def test_a_suite_takes_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suites, "pace", lambda model: Pace(read=1000.0, written=100.0))
-    whole = suites.Settings(("pca",), samples=40, max_tokens=50)
+    settings = suites.Settings(("pca",), samples=40, max_tokens=50)
     notes: list[str] = []
     short, every = (
-        suites._within(time, tiny.model("llama"), 3, whole, notes.append) for time in (1, 1e7)
+        suites._within(time, tiny.model("llama"), 3, settings, notes.append) for time in (1, 1e7)
     )
-    assert every == whole and "all of it" in notes[1]
+    assert every == settings and "all of it" in notes[1]
     assert (short.samples, short.max_tokens) == (8, 16)
     assert "8 of 40 written texts" in notes[0] and "held-out" not in notes[0]
 

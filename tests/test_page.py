@@ -70,9 +70,9 @@ def test_the_page_loads_its_own_files_and_nothing_else() -> None:
         without = text.replace('xmlns="http://www.w3.org/2000/svg"', "")
         assert not re.search(r"https?:|\bwss?:|url\(|@import", without), path
         assert not re.search(r"['\"(]//\w", without), path
-        asked = re.findall(r"(?:src|href)=\"([^\"]+)\"", without)
-        asked += [f"/page/{name}" for name in re.findall(r"from \"\./([^\"]+)\"", without)]
-        assert all(one in files or one.startswith("#") for one in asked), path
+        addresses = re.findall(r"(?:src|href)=\"([^\"]+)\"", without)
+        addresses += [f"/page/{name}" for name in re.findall(r"from \"\./([^\"]+)\"", without)]
+        assert all(address in files or address.startswith("#") for address in addresses), path
         if kind.startswith("text/html"):
             assert not re.search(r"\son\w+=|\sstyle=|<script(?![^>]*src=)|<style", text)
 
@@ -128,10 +128,10 @@ def test_the_wheel_has_the_files() -> None:
 
 def test_vectors_that_come_with_the_model_are_there_unless_there_are_others(tmp_path: Path) -> None:
     store.write(tmp_path / "joyful.safetensors", library().vectors["sea"])
-    made, _ = read_library(tmp_path)
-    add_shipped(made, lambda vector: None)
-    assert set(made.vectors) == {path.stem for path in store.files(SHIPPED)}
-    assert made.vectors["joyful"].name == "sea"
+    loaded, _ = read_library(tmp_path)
+    add_shipped(loaded, lambda vector: None)
+    assert set(loaded.vectors) == {path.stem for path in store.files(SHIPPED)}
+    assert loaded.vectors["joyful"].name == "sea"
     nothing, _ = read_library(tmp_path / "missing", may_be_empty=True)
     assert not nothing.vectors
 
@@ -139,39 +139,39 @@ def test_vectors_that_come_with_the_model_are_there_unless_there_are_others(tmp_
 def test_the_page_knows_what_there_is() -> None:
     with here() as server:
         state = server.get("/page/state").json()
-    assert {one["id"] for one in state["vectors"]} == set(library().vectors)
-    for one in state["vectors"]:
-        metadata = library().vectors[one["id"]].metadata
-        assert one["recommended"]["layers"] == list(metadata.recommended.layers)
-        row = next(row for row in one["statistics"] if row["layer"] == one["watch_layer"])
-        assert metadata.at(one["watch_layer"]).positive.mean == row["pos"]  # type: ignore[union-attr]
+    assert {vector["id"] for vector in state["vectors"]} == set(library().vectors)
+    for vector in state["vectors"]:
+        metadata = library().vectors[vector["id"]].metadata
+        assert vector["recommended"]["layers"] == list(metadata.recommended.layers)
+        row = next(row for row in vector["statistics"] if row["layer"] == vector["watch_layer"])
+        assert metadata.at(vector["watch_layer"]).positive.mean == row["pos"]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_token_ids_say_the_text(chat: bool) -> None:
-    asked = {"return_token_ids": True, "max_tokens": 12, "temperature": 0, "steer": "joyful:2@2"}
+    request = {"return_token_ids": True, "max_tokens": 12, "temperature": 0, "steer": "joyful:2@2"}
     path = "/v1/completions"
-    asked |= {"prompt": PROMPT, "logprobs": 3}
+    request |= {"prompt": PROMPT, "logprobs": 3}
     if chat:
         path = "/v1/chat/completions"
-        del asked["prompt"]
-        asked |= {"messages": [{"role": "user", "content": PROMPT}], "logprobs": True}
-        asked |= {"top_logprobs": 3}
+        del request["prompt"]
+        request |= {"messages": [{"role": "user", "content": PROMPT}], "logprobs": True}
+        request |= {"top_logprobs": 3}
     with here() as server:
-        whole = server.post(path, asked).json()["choices"][0]
-        pieces = [one["choices"][0] for one in server.stream(path, asked) if one["choices"]]
-    text = whole["message"]["content"] if chat else whole["text"]
-    assert model().decode(whole["token_ids"]) == text
-    assert [one for piece in pieces for one in piece["token_ids"]] == whole["token_ids"]
+        choice = server.post(path, request).json()["choices"][0]
+        pieces = [piece["choices"][0] for piece in server.stream(path, request) if piece["choices"]]
+    text = choice["message"]["content"] if chat else choice["text"]
+    assert model().decode(choice["token_ids"]) == text
+    assert [token_id for piece in pieces for token_id in piece["token_ids"]] == choice["token_ids"]
     if chat:
-        content = whole["logprobs"]["content"]
-        assert [one["id"] for one in content] == whole["token_ids"]
-        tops = [one["top_logprobs"] for one in content]
+        content = choice["logprobs"]["content"]
+        assert [entry["id"] for entry in content] == choice["token_ids"]
+        tops = [entry["top_logprobs"] for entry in content]
     else:
-        tops = whole["logprobs"]["top"]
-    for taken, top in zip(whole["token_ids"], tops, strict=True):
+        tops = choice["logprobs"]["top"]
+    for taken, top in zip(choice["token_ids"], tops, strict=True):
         assert top[0]["id"] == taken  # greedy
-        assert [model().token(one["id"]) for one in top] == [one["token"] for one in top]
+        assert [model().token(entry["id"]) for entry in top] == [entry["token"] for entry in top]
 
 
 CHAT = {"messages": [{"role": "user", "content": "Tell me a story about the sea."}]}
@@ -195,11 +195,11 @@ STEERS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("temperature", [0, 0.8])
 def test_columns_that_stream_together_are_what_apply_writes(temperature: float) -> None:
     sampling = Sampling(max_tokens=12, temperature=temperature, seed=3)
-    asked = GREEDY | {"temperature": temperature, "seed": 3, "allow_idle": True}
+    request = GREEDY | {"temperature": temperature, "seed": 3, "allow_idle": True}
     read = {"cost": True, "logprobs": 2, "return_token_ids": True}
     with here() as server:
-        bodies = [asked | read | one for one in STEERS]
-        answers = [one.json()["choices"][0] for one in server.at_once("/v1/completions", bodies)]
+        bodies = [request | read | steer_spec for steer_spec in STEERS]
+        answers = [body.json()["choices"][0] for body in server.at_once("/v1/completions", bodies)]
     for fields, answer in zip(STEERS, answers, strict=True):
         steering = library().steering(fields)
         guided = guidance(model(), [PROMPT], steering.guides) if steering.guides else None
@@ -217,23 +217,23 @@ def test_columns_that_stream_together_are_what_apply_writes(temperature: float) 
 
 
 def test_a_condition_is_a_system_message_of_a_chat() -> None:
-    said, condition = CHAT["messages"][0]["content"], "[mood: joyful]"
+    text, condition = CHAT["messages"][0]["content"], "[mood: joyful]"
     guides = [Guide(condition, 2.0)]
-    guided = guidance(model(), [said], guides, chat=True)
+    guided = guidance(model(), [text], guides, chat=True)
     (expected,) = generate(
         model(),
-        [model().chat(said)],
+        [model().chat(text)],
         (),
         Sampling(max_tokens=12, temperature=0),
         special=False,
         guidance=guided,
     )
-    asked = CHAT | {"max_tokens": 12, "temperature": 0, "condition": condition, "strength": 2}
+    request = CHAT | {"max_tokens": 12, "temperature": 0, "condition": condition, "strength": 2}
     system = {"messages": [{"role": "system", "content": "Hm."}, *CHAT["messages"]]}
     with here() as server:
-        answer = server.post("/v1/chat/completions", asked).json()
+        answer = server.post("/v1/chat/completions", request).json()
         assert answer["choices"][0]["message"]["content"] == expected.text
-        assert server.post("/v1/chat/completions", asked | system).status_code == 400
+        assert server.post("/v1/chat/completions", request | system).status_code == 400
 
 
 @pytest.mark.parametrize(
@@ -261,17 +261,21 @@ def test_what_cannot_be_is_refused_by_its_name(fields: dict[str, Any], param: st
 
 def test_a_prefill_is_written_as_if_it_had_been_drawn() -> None:
     """With the first tokens of its own text, an answer is the same in all that is told of it."""
-    asked = GREEDY | {"temperature": 0.8, "seed": 5, "logprobs": 2, "return_token_ids": True}
-    asked |= {"steer": "joyful:2@2/response/decay=4", "watch": ["joyful@2", "sea@3"], "cost": True}
+    request = GREEDY | {"temperature": 0.8, "seed": 5, "logprobs": 2, "return_token_ids": True}
+    request |= {
+        "steer": "joyful:2@2/response/decay=4",
+        "watch": ["joyful@2", "sea@3"],
+        "cost": True,
+    }
     with here() as server:
-        (whole,) = server.post("/v1/completions", asked).json()["choices"]
-        again = asked | {"prefill": whole["token_ids"][:5]}
-        assert server.post("/v1/completions", again).json()["choices"] == [whole]
-        other = whole["logprobs"]["top"][5][-1]["id"]
-        branch = asked | {"prefill": [*whole["token_ids"][:5], other]}
+        (choice,) = server.post("/v1/completions", request).json()["choices"]
+        again = request | {"prefill": choice["token_ids"][:5]}
+        assert server.post("/v1/completions", again).json()["choices"] == [choice]
+        other = choice["logprobs"]["top"][5][-1]["id"]
+        branch = request | {"prefill": [*choice["token_ids"][:5], other]}
         (branched,) = server.post("/v1/completions", branch).json()["choices"]
         assert branched["token_ids"][:6] == branch["prefill"]
-        first, second = (one["steer"]["watched"]["joyful@2"] for one in (whole, branched))
+        first, second = (answer["steer"]["watched"]["joyful@2"] for answer in (choice, branched))
         assert first[:6] == second[:6]  # a token's value is read where it was chosen
         assert first[6] != second[6]
         (begun,) = server.post("/v1/completions", GREEDY | {"prefill": " At sea"}).json()["choices"]
@@ -292,9 +296,9 @@ def test_the_cost_of_what_nothing_steers_is_nothing() -> None:
 
 def test_the_cost_is_that_of_the_two_distributions() -> None:
     """Against log-probabilities of the whole text, steered and not."""
-    asked = GREEDY | {"steer": "joyful:3@2", "cost": True, "return_token_ids": True}
+    request = GREEDY | {"steer": "joyful:3@2", "cost": True, "return_token_ids": True}
     with here() as server:
-        (choice,) = server.post("/v1/completions", asked).json()["choices"]
+        (choice,) = server.post("/v1/completions", request).json()["choices"]
     ids = [*model().encode(PROMPT), *choice["token_ids"]]
     steers = library().steering({"steer": "joyful:3@2"}).steers
     n = len(choice["token_ids"])
@@ -318,27 +322,28 @@ def test_an_echoed_prompt_has_its_log_probabilities(fields: dict[str, Any]) -> N
     """As lm-eval's `local-completions` asks for them: with the new token last, be it the end."""
     texts = [PROMPT, "The boat", PROMPT + " She smiled."]
     ids = [model().encode(text) for text in texts]
-    asked = {"prompt": ids, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
+    request = {"prompt": ids, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
     with here() as server:
         alone = [
-            server.post("/v1/completions", asked | fields | {"prompt": one}).json() for one in ids
+            server.post("/v1/completions", request | fields | {"prompt": token_id}).json()
+            for token_id in ids
         ]
-        choices = server.post("/v1/completions", asked | fields).json()["choices"]
-        plain = server.post("/v1/completions", asked | fields | {"echo": False}).json()["choices"]
-    assert choices == [one["choices"][0] | {"index": i} for i, one in enumerate(alone)]
+        choices = server.post("/v1/completions", request | fields).json()["choices"]
+        plain = server.post("/v1/completions", request | fields | {"echo": False}).json()["choices"]
+    assert choices == [entry["choices"][0] | {"index": i} for i, entry in enumerate(alone)]
     steers = library().steering(fields).steers
     for own, text, choice, without in zip(ids, texts, choices, plain, strict=True):
         clock = TokenClock(len(own), torch.zeros(1, dtype=torch.int64))
         with torch.no_grad(), injected(model(), steers, clock):
-            found = model().network(torch.tensor([own])).logits[0].log_softmax(-1)
-        expected = found[torch.arange(len(own) - 1), own[1:]].tolist()
-        told = choice["logprobs"]["token_logprobs"]
-        assert told[0] is None
-        assert told[1:-1] == pytest.approx(expected, abs=1e-4)
-        assert told[-1] == pytest.approx(float(found[-1].max()), abs=1e-4)
-        assert choice["logprobs"]["tokens"][:-1] == [model().token(one) for one in own]
+            reference = model().network(torch.tensor([own])).logits[0].log_softmax(-1)
+        expected = reference[torch.arange(len(own) - 1), own[1:]].tolist()
+        log_probs = choice["logprobs"]["token_logprobs"]
+        assert log_probs[0] is None
+        assert log_probs[1:-1] == pytest.approx(expected, abs=1e-4)
+        assert log_probs[-1] == pytest.approx(float(reference[-1].max()), abs=1e-4)
+        assert choice["logprobs"]["tokens"][:-1] == [model().token(token_id) for token_id in own]
         tops = choice["logprobs"]["top_logprobs"][1:-1]
-        for values, top in zip(found[:-1].tolist(), tops, strict=True):
+        for values, top in zip(reference[:-1].tolist(), tops, strict=True):
             assert max(top.values()) == pytest.approx(max(values), abs=1e-4)
         assert choice["text"] == text + without["text"]
 
@@ -357,10 +362,10 @@ def test_words_are_those_of_the_documented_thresholds() -> None:
 
 
 PAIRS = [
-    {"positive": f"{who} {how} the {what}.", "negative": f"{who} {not_how} the {what}."}
+    {"positive": f"{who} {how} the {concept}.", "negative": f"{who} {not_how} the {concept}."}
     for who in ("Mara", "Kofi", "The captain", "My friend")
     for how, not_how in (("loved", "hated"), ("praised", "blamed"), ("enjoyed", "dreaded"))
-    for what in ("boat",)
+    for concept in ("boat",)
 ]
 
 
@@ -374,15 +379,15 @@ def test_a_vector_is_made_as_extract_makes_it_and_saved(tmp_path: Path) -> None:
     ).best.sealed()
     with Here(model(), own, folder=tmp_path / "made") as server:
         events = server.events("/page/vectors", {"name": "liking", "pairs": PAIRS})
-        whole = [one["progress"] for one in events if "progress" in one]
-        assert whole[0]["done"] == 0
-        assert {one["what"]: one["done"] for one in whole} == {
-            one["what"]: one["total"] for one in whole
+        progress = [event["progress"] for event in events if "progress" in event]
+        assert progress[0]["done"] == 0
+        assert {value["what"]: value["done"] for value in progress} == {
+            value["what"]: value["total"] for value in progress
         }
         assert own.vectors["liking"].sha256 == expected.sha256
         assert events[-1]["vector"]["id"] == "liking"
-        asked = GREEDY | {"steer": "liking:2@2", "watch": "liking"}
-        assert server.post("/v1/completions", asked).status_code == 200
+        request = GREEDY | {"steer": "liking:2@2", "watch": "liking"}
+        assert server.post("/v1/completions", request).status_code == 200
         assert server.post("/page/save", {"name": "joyful"}).status_code == 400
         saved = server.post("/page/save", {"name": "liking"})
         assert saved.json() == {"file": "made/liking.safetensors"}
@@ -408,18 +413,18 @@ def test_words_make_the_vector_that_they_make_elsewhere(
 
 def test_texts_go_on_while_a_vector_is_made(tmp_path: Path) -> None:
     """Those that are being written neither stop nor change."""
-    asked = GREEDY | {"max_tokens": 40, "steer": "joyful:2@2"}
+    request = GREEDY | {"max_tokens": 40, "steer": "joyful:2@2"}
     with Here(model(), Library(dict(library().vectors)), folder=tmp_path) as server:
-        alone = server.post("/v1/completions", asked).json()["choices"]
+        alone = server.post("/v1/completions", request).json()["choices"]
 
         async def both() -> tuple[Any, Any]:
             async with server.client() as client:
-                made = client.post("/page/vectors", json={"name": "liking", "pairs": PAIRS})
-                written = client.post("/v1/completions", json=asked)
-                return tuple(await asyncio.gather(made, written))
+                response = client.post("/page/vectors", json={"name": "liking", "pairs": PAIRS})
+                written = client.post("/v1/completions", json=request)
+                return tuple(await asyncio.gather(response, written))
 
-        made, written = asyncio.run(both())
-    assert '"vector"' in made.text
+        making, written = asyncio.run(both())
+    assert '"vector"' in making.text
     assert written.json()["choices"] == alone
 
 

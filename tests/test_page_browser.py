@@ -48,13 +48,15 @@ IDLE = "#send:not(:text-is('Stop'))"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("page")
+    folder_made = tmp_path_factory.mktemp("page")
     for name in ("joyful", "sea"):
         vector = store.read(SHIPPED / f"{name}.safetensors")
         metadata = structs.replace(vector.metadata, description=f"{name} {EVIL}")
-        (made / "vectors").mkdir(exist_ok=True)
-        store.write(made / f"vectors/{name}.safetensors", type(vector)(metadata, vector.directions))
-    return made
+        (folder_made / "vectors").mkdir(exist_ok=True)
+        store.write(
+            folder_made / f"vectors/{name}.safetensors", type(vector)(metadata, vector.directions)
+        )
+    return folder_made
 
 
 @pytest.fixture(scope="module")
@@ -122,18 +124,18 @@ class Tab:
 
 @pytest.fixture
 def tab(browser: Any, address: str) -> Iterator[Tab]:
-    made = Tab(browser, address)
-    yield made
-    made.page.context.close()
-    assert not made.problems
-    assert all(one.startswith((address, "blob:" + address)) for one in made.asked)
+    tab = Tab(browser, address)
+    yield tab
+    tab.page.context.close()
+    assert not tab.problems
+    assert all(question.startswith((address, "blob:" + address)) for question in tab.asked)
 
 
 def written(prompt: str, typed: list[str], sampling: Sampling) -> str:
     """What `steer apply` writes with these steers."""
     model = load(ModelSource("pocket", device="cpu"))
-    read = lambda one: store.read(SHIPPED / f"{one.reference}.safetensors")  # noqa: E731
-    steers = [resolve(one, read(one)) for one in map(spec.parse, typed)]
+    read = lambda parsed: store.read(SHIPPED / f"{parsed.reference}.safetensors")  # noqa: E731
+    steers = [resolve(spec_parsed, read(spec_parsed)) for spec_parsed in map(spec.parse, typed)]
     return next(generate(model, [prompt], steers, sampling)).text
 
 

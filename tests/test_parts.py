@@ -174,11 +174,13 @@ def test_a_vector_of_parts_is_kept_in_a_file(family: str, site: str, tmp_path: P
     assert written.sha256 == again.sha256
     assert (tmp_path / "x.safetensors").read_bytes() == (tmp_path / "y.safetensors").read_bytes()
     # What is kept is the mean difference of those parts, and 0 elsewhere.
-    whole = extract(model, SOME, read_settings, FitSettings("x", keep=10_000)).best
+    expected = extract(model, SOME, read_settings, FitSettings("x", keep=10_000)).best
     for part in vector.kept_parts:
         width = vector.metadata.parts.width  # type: ignore[union-attr]
         here = slice(part.number * width, (part.number + 1) * width)
-        assert np.array_equal(vector.direction(part.layer)[here], whole.direction(part.layer)[here])
+        assert np.array_equal(
+            vector.direction(part.layer)[here], expected.direction(part.layer)[here]
+        )
     named = extract(model, SOME, read_settings, FitSettings("x", keep=vector.kept_parts)).best
     assert np.array_equal(named.directions, vector.directions)
 
@@ -192,18 +194,18 @@ def test_the_head_that_tells_the_sides_apart_is_chosen(tmp_path: Path) -> None:
     sites = (Site(0, "heads"), Site(2, "heads"))
     with stored(
         tmp_path / "a", positive, negative, parts=Parts(n=4, width=4), sites=sites
-    ) as found:
-        scores = part_scores(found, 0)
+    ) as recorded_file:
+        scores = part_scores(recorded_file, 0)
         assert int(np.argmax(scores)) == 2 and scores[2] > 0.9
         assert max(scores[:2]) < 0.75
-        chosen = masks(found, [0], 1)
+        chosen = masks(recorded_file, [0], 1)
         assert chosen[0].tolist() == [8 <= index < 12 for index in range(16)]
-        assert list(masks(found, [0, 1], (Part(2, 0),))) == [1]
+        assert list(masks(recorded_file, [0, 1], (Part(2, 0),))) == [1]
         with pytest.raises(SiteError, match=r"no head 0\.4: a layer has 4") as caught:
-            masks(found, [0], (Part(0, 4),))
+            masks(recorded_file, [0], (Part(0, 4),))
         assert caught.value.hint == "use 0.0 to 0.3"
         with pytest.raises(SiteError, match="not recorded"):
-            masks(found, [0], (Part(1, 0),))
+            masks(recorded_file, [0], (Part(1, 0),))
 
 
 def test_parts_are_typed() -> None:

@@ -32,7 +32,7 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m")
     alone = (sys.executable, "-m")
-    made: dict[str, tuple[store.SteeringVector, str]] = {}
+    vectors: dict[str, tuple[store.SteeringVector, str]] = {}
     for name, before, after in (("two", torchrun, ("--tp",)), ("one", alone, ())):
         out = tmp_path / f"{name}.safetensors"
         model = ("-m", str(folder), *after)
@@ -43,10 +43,12 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
             *("--max-tokens", "12"),
         )
         assert applied.returncode == 0, applied.stderr
-        made[name] = store.read(out), applied.stdout
-    (two, steered), (one, expected) = made["two"], made["one"]
-    np.testing.assert_allclose(two.directions, one.directions, atol=1e-5)
-    assert two.metadata.model == one.metadata.model == load(ModelSource(str(folder))).identity
+        vectors[name] = store.read(out), applied.stdout
+    (two, steered), (vector_one, expected) = vectors["two"], vectors["one"]
+    np.testing.assert_allclose(two.directions, vector_one.directions, atol=1e-5)
+    assert (
+        two.metadata.model == vector_one.metadata.model == load(ModelSource(str(folder))).identity
+    )
     assert steered == expected
     assert not list(tmp_path.glob("*.part*"))
 

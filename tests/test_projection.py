@@ -70,9 +70,9 @@ def test_texts_of_the_two_sides_read_1_and_0_on_average(positions: str) -> None:
     model = tiny.model("llama")
     vector = extract(model, pairs(*PAIRS), positions=positions)
     for layer in vector.metadata.layers:
-        made = gate(parse_threshold(f"x@{layer}>0.5"), vector)
-        assert made.pooling == positions
-        steer = resolve(parse("x"), vector, made)
+        gate_made = gate(parse_threshold(f"x@{layer}>0.5"), vector)
+        assert gate_made.pooling == positions
+        steer = resolve(parse("x"), vector, gate_made)
         for side, expected in ((0, 1.0), (1, 0.0)):
             texts = [model.encode(pair[side]) for pair in PAIRS]
             (values,) = prompt_values(model, [steer], texts).values()

@@ -59,7 +59,7 @@ def test_quantised_layers_are_steered_as_others(family: str, dtype: torch.dtype)
     model = quantised(family, dtype)
 
     def texts(*steers: Steer) -> list[str]:
-        return [made.text for made in generate(model, PROMPTS, steers, GREEDY)]
+        return [generation.text for generation in generate(model, PROMPTS, steers, GREEDY)]
 
     assert texts(tiny.steer(model, 0.0)) == texts()
     assert texts(tiny.steer(model, 20.0)) != texts()

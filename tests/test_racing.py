@@ -22,7 +22,7 @@ def test_two_processes_that_write_one_name_do_not_corrupt_it() -> None:
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    told = [line.split(": ") for line in run.stdout.splitlines()]
-    assert [place for place, _ in told] == ["written", "pulled", "team", "hf://team/vectors"]
+    rows = [line.split(": ") for line in run.stdout.splitlines()]
+    assert [place for place, _ in rows] == ["written", "pulled", "team", "hf://team/vectors"]
     # That could fail: they did come in each other's way.
-    assert all(int(found.split()[2]) > 1 for _, found in told), run.stdout
+    assert all(int(row.split()[2]) > 1 for _, row in rows), run.stdout

@@ -53,12 +53,12 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     for _ in range(2):
-        made.add_node(num_cpus=1)
-    made.wait_for_nodes()
-    yield made
-    made.shutdown()
+        cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    yield cluster
+    cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -176,21 +176,21 @@ def test_measures_are_those_of_one_process(
         lines = [json.dumps({"positive": a, "negative": b}) for a, b in part]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     vector, model = tmp_path / "x.safetensors", ("-m", source.name)
-    made = steer("extract", tmp_path / "pairs.jsonl", "-o", vector, *model)
-    assert made.returncode == 0, made.stderr
+    result = steer("extract", tmp_path / "pairs.jsonl", "-o", vector, *model)
+    assert result.returncode == 0, result.stderr
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("w3 w4\nw5 w6")
-    asked = ("--texts", tmp_path / "held.jsonl", "--prompts", prompts, *model, "--json")
+    arguments = ("--texts", tmp_path / "held.jsonl", "--prompts", prompts, *model, "--json")
     size = ("--samples", "8", "--max-tokens", "12")
     for command in (("eval", "-v", f"{vector}:2@1"), ("sweep", "-v", vector)):
-        found = []
+        outputs = []
         for options in ((), ("--ray", cluster.address)):
-            run = steer(*command, *asked, *size, *options)
+            run = steer(*command, *arguments, *size, *options)
             assert run.stdout, run.stderr
-            told = json.loads(run.stdout)
-            told.pop("command")
-            found.append(told)
-        assert found[1] == found[0], command
+            report = json.loads(run.stdout)
+            report.pop("command")
+            outputs.append(report)
+        assert outputs[1] == outputs[0], command
 
 
 def test_no_cluster_is_said(source: ModelSource, tmp_path: Path) -> None:

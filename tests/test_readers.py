@@ -45,16 +45,16 @@ def model(folder: Path) -> api.Model:
 def _vectors(model: api.Model) -> None:
     Path("vectors").mkdir()
     for name, read in READ.items():
-        made = tiny.renamed(tiny.vector(model.inner), name=name, read=read)
-        store.write(Path(f"vectors/{name}.safetensors"), made)
+        vector = tiny.renamed(tiny.vector(model.inner), name=name, read=read)
+        store.write(Path(f"vectors/{name}.safetensors"), vector)
     Path("prompts.txt").write_text("w5 w9\nw7\n")
 
 
-def expect(said: str, *, refused: bool, name: str, use: str, chat: bool) -> None:
+def expect(message: str, *, refused: bool, name: str, use: str, chat: bool) -> None:
     """A front end says what it should of a vector, and refuses what it should."""
     mismatch = name != "unknown" and (name == "chat") != chat
-    assert (FAULT in said) == mismatch, said
-    assert refused == (mismatch and use == "guard"), said
+    assert (FAULT in message) == mismatch, message
+    assert refused == (mismatch and use == "guard"), message
 
 
 each_name = pytest.mark.parametrize("name", READ)
@@ -70,19 +70,19 @@ def test_commands(folder: Path, name: str, use: str, chat: bool, prompts: list[s
         texts = ["--texts", *prompts[1:]] if prompts[1:] else prompts
         words = ["monitor", *texts, "-v", f"{name}@1"]
     else:
-        asked = {
+        options = {
             "gate": ["-v", "unknown:3@1", "--when", f"{name}@1{GATE}"],
             "watch": ["--watch", f"{name}@1"],
             "guard": ["--guard", f"{name}@1>1e6"],
         }
-        words = ["apply", *prompts, "--max-tokens", 2, *asked[use]]
+        words = ["apply", *prompts, "--max-tokens", 2, *options[use]]
     result = steer(*words, "-m", folder, *(["--chat"] if chat else []))
     refused = result.exit_code == 2
     if refused:
         failed(result, 2)
-    said = " ".join(result.stderr.split())
-    expect(said, refused=refused, name=name, use=use, chat=chat)
-    assert (("leave --chat out" if chat else "add --chat") in said) == (FAULT in said)
+    message = " ".join(result.stderr.split())
+    expect(message, refused=refused, name=name, use=use, chat=chat)
+    assert (("leave --chat out" if chat else "add --chat") in message) == (FAULT in message)
 
 
 @each_name
@@ -92,8 +92,8 @@ def test_evaluations(folder: Path, name: str) -> None:
     words = ["eval", "-m", folder, "-v", "unknown:3@1", "--when", f"{name}@1<1e6/token"]
     result = steer(*words, "--texts", "held.jsonl", "--samples", 4, "--max-tokens", 4)
     assert result.exit_code == 0, result.stderr
-    said = " ".join(result.stderr.split())
-    expect(said, refused=False, name=name, use="gate", chat=False)
+    message = " ".join(result.stderr.split())
+    expect(message, refused=False, name=name, use="gate", chat=False)
 
 
 @each_name
@@ -103,24 +103,24 @@ def test_library(model: api.Model, name: str, use: str, chat: bool) -> None:
     vector, steered = api.read(name), api.read("unknown")
     read = projection.projection(spec.parse_read(f"{name}@1"), vector.data)
     guard = projection.guard(spec.parse_threshold(f"{name}@1>1e6"), vector.data, "stop")
-    asked: dict[str, Any] = {
+    options: dict[str, Any] = {
         "gate": {"steer": steered(3, layers=1, when=vector.below(1e6, layer=1, pool="mean"))},
         "watch": {"watch": [read]},
         "guard": {"guards": [guard]},
     }
-    said, refused = "", False
+    message, refused = "", False
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             if use == "monitor":
                 api.monitor(model, ["w5 w9"], vector, layers=1, chat=chat)
             else:
-                model.generate("w5 w9", chat=chat, max_tokens=2, **asked[use])
+                model.generate("w5 w9", chat=chat, max_tokens=2, **options[use])
         except UsageError as error:
-            said, refused = str(error), True
-    assert all(one.category is FitWarning for one in caught)
-    said += " ".join(str(one.message) for one in caught)
-    expect(said, refused=refused, name=name, use=use, chat=chat)
+            message, refused = str(error), True
+    assert all(warning.category is FitWarning for warning in caught)
+    message += " ".join(str(warning.message) for warning in caught)
+    expect(message, refused=refused, name=name, use=use, chat=chat)
 
 
 @each_name
@@ -129,8 +129,8 @@ def test_conversations(model: api.Model, name: str, chat: bool) -> None:
     inner = model.inner if chat else tiny.model("llama")
     gated = NamedSteer("unknown:3@1", when=f"{name}@1{GATE}")
     talk = Chat(Conversation(inner), Sampling(2, 0), allow_other_model=True)
-    said = talk.enter("/steer unknown:3@1", print).notes
-    assert FAULT not in " ".join(said)
+    notes = talk.enter("/steer unknown:3@1", print).notes
+    assert FAULT not in " ".join(notes)
     begun = Chat(Conversation(inner), Sampling(2, 0), [gated], allow_other_model=True)
     expect(" ".join(begun.warnings), refused=False, name=name, use="gate", chat=chat)
 
@@ -145,9 +145,9 @@ def test_library_conversations(model: api.Model, name: str, chat: bool) -> None:
         warnings.simplefilter("always")
         for _ in range(2):  # once of each
             talk.answer("w5 w9", [gated], Sampling(2, 0), print)
-    said = [str(one.message) for one in caught]
-    expect(" ".join(said), refused=False, name=name, use="gate", chat=chat)
-    assert len(said) == len(set(said))
+    messages = [str(warning.message) for warning in caught]
+    expect(" ".join(messages), refused=False, name=name, use="gate", chat=chat)
+    assert len(messages) == len(set(messages))
 
 
 @each_name
@@ -161,8 +161,10 @@ def test_what_is_measured_on_plain_texts(folder: Path, name: str) -> None:
     rival = f"w9=vectors/{name}.safetensors"
     suite = ["suite", "--condition", "w9", "--texts", "plain.txt", "-v", rival, "--methods", "pca"]
     for words in (swept, suite):
-        said = " ".join(steer(*words, *few).stderr.split())
-        assert ("made in a chat and is used on plain text: add --chat" in said) == (name == "chat")
+        message = " ".join(steer(*words, *few).stderr.split())
+        assert ("made in a chat and is used on plain text: add --chat" in message) == (
+            name == "chat"
+        )
 
 
 @each_name
@@ -170,8 +172,8 @@ def test_what_is_measured_on_plain_texts(folder: Path, name: str) -> None:
 @pytest.mark.parametrize("use", ["gate", "watch", "guard"])
 @pytest.mark.parametrize("api_name", ["openai", "ollama"])
 def test_requests(model: api.Model, name: str, use: str, chat: bool, api_name: str) -> None:
-    vectors = {one: api.read(one).data for one in READ}
-    asked = {
+    vectors = {name: api.read(name).data for name in READ}
+    request = {
         "gate": {"steer": "unknown:3@1", "when": f"{name}@1{GATE}"},
         "watch": {"watch": f"{name}@1"},
         "guard": {"guard": f"{name}@1>1e6"},
@@ -186,12 +188,12 @@ def test_requests(model: api.Model, name: str, use: str, chat: bool, api_name: s
         path = "/v1/chat/completions"
         del body["prompt"]
         body["messages"] = [{"role": "user", "content": "w5 w9"}]
-    answer = post(model.inner, vectors, path, body | asked)
+    answer = post(model.inner, vectors, path, body | request)
     refused = answer.status_code == 400
-    said = answer.text
+    text = answer.text
     if refused:
         assert answer.json()["error"]["param"] == "guard"
     else:
         assert answer.status_code == 200, answer.text
-        assert (FAULT in said) == bool(answer.json().get("steer", {}).get("notes"))
-    expect(said, refused=refused, name=name, use=use, chat=chat)
+        assert (FAULT in text) == bool(answer.json().get("steer", {}).get("notes"))
+    expect(text, refused=refused, name=name, use=use, chat=chat)

@@ -23,17 +23,19 @@ spreads = st.builds(Spread, mean=numbers, std=st.integers(1, 300).map(lambda val
 
 
 def with_sides(positive: Spread | None, negative: Spread | None) -> SteeringVector:
-    made = make_vector(layers=(0,))
-    row = msgspec.structs.replace(made.metadata.statistics[0], positive=positive, negative=negative)
-    metadata = msgspec.structs.replace(made.metadata, statistics=(row,))
-    return SteeringVector(metadata, made.directions)
+    vector = make_vector(layers=(0,))
+    row = msgspec.structs.replace(
+        vector.metadata.statistics[0], positive=positive, negative=negative
+    )
+    metadata = msgspec.structs.replace(vector.metadata, statistics=(row,))
+    return SteeringVector(metadata, vector.directions)
 
 
-def read(one: Readout, projection: float) -> float:
+def read(reading: Readout, projection: float) -> float:
     """The reading of an activation that lies `projection` along the vector, and nowhere else."""
-    direction = one.vector.direction(one.layer).astype(np.float64)
+    direction = reading.vector.direction(reading.layer).astype(np.float64)
     h = projection * direction / np.linalg.norm(direction)
-    return float(h @ one.weights.astype(np.float64)) + one.offset
+    return float(h @ reading.weights.astype(np.float64)) + reading.offset
 
 
 @given(spreads, spreads)
@@ -42,17 +44,17 @@ def test_the_sides_are_0_and_1_and_the_threshold_is_where_their_densities_cross(
 ) -> None:
     if positive.mean == negative.mean:
         return
-    one = readout(with_sides(positive, negative), 0)
-    assert one.unit == "sides"
-    assert read(one, negative.mean) == pytest.approx(0, abs=1e-4)
-    assert read(one, positive.mean) == pytest.approx(1, abs=1e-4)
+    reading = readout(with_sides(positive, negative), 0)
+    assert reading.unit == "sides"
+    assert read(reading, negative.mean) == pytest.approx(0, abs=1e-4)
+    assert read(reading, positive.mean) == pytest.approx(1, abs=1e-4)
     way = abs(positive.mean - negative.mean)
     below, above = NormalDist(0, negative.std / way), NormalDist(1, positive.std / way)
-    assert one.threshold is not None and 0 <= one.threshold <= 1
+    assert reading.threshold is not None and 0 <= reading.threshold <= 1
     # Densities may cross outside the means alone; then the threshold is half way.
     apart = [math.copysign(1, below.pdf(at) - above.pdf(at)) for at in (0.0, 1.0)]
     if apart == [1, -1]:
-        near, far = below.pdf(one.threshold), above.pdf(one.threshold)
+        near, far = below.pdf(reading.threshold), above.pdf(reading.threshold)
         assert near == pytest.approx(far, rel=1e-3, abs=1e-12)
 
 
@@ -62,23 +64,27 @@ def test_turning_the_sides_turns_the_reading(
 ) -> None:
     if positive.mean == negative.mean:
         return
-    one, turned = (
+    reading, turned = (
         readout(with_sides(*sides), 0) for sides in ((positive, negative), (negative, positive))
     )
-    assert one.threshold is not None and turned.threshold is not None
-    assert turned.threshold == pytest.approx(1 - one.threshold, abs=1e-6)
-    assert read(turned, projection) == pytest.approx(1 - read(one, projection), abs=1e-3)
+    assert reading.threshold is not None and turned.threshold is not None
+    assert turned.threshold == pytest.approx(1 - reading.threshold, abs=1e-6)
+    assert read(turned, projection) == pytest.approx(1 - read(reading, projection), abs=1e-3)
 
 
 def test_without_two_sides_the_projection_stays_as_it_is() -> None:
-    one = readout(with_sides(None, Spread(mean=2.0, std=1.0)), 0)
-    assert (one.unit, one.middle, one.threshold) == ("activation", 0.0, None)
-    assert read(one, 3.5) == pytest.approx(3.5)
+    reading = readout(with_sides(None, Spread(mean=2.0, std=1.0)), 0)
+    assert (reading.unit, reading.middle, reading.threshold) == (
+        "activation",
+        0.0,
+        None,
+    )
+    assert read(reading, 3.5) == pytest.approx(3.5)
 
 
 def test_sites_are_canonical_and_the_layer_is_the_best_of_the_recommended() -> None:
     vector = make_vector(layers=(0, 2), site="resid_pre")
-    assert [one.site for one in readouts(vector, (0, 2))] == [
+    assert [reading.site for reading in readouts(vector, (0, 2))] == [
         Site(0, "resid_pre"),
         Site(1, "resid_post"),
     ]
@@ -88,7 +94,9 @@ def test_sites_are_canonical_and_the_layer_is_the_best_of_the_recommended() -> N
         statistics=(vector.metadata.statistics[0], better),
         recommended=msgspec.structs.replace(vector.metadata.recommended, layers=(0, 2)),
     )
-    assert [one.layer for one in readouts(SteeringVector(metadata, vector.directions))] == [2]
+    assert [reading.layer for reading in readouts(SteeringVector(metadata, vector.directions))] == [
+        2
+    ]
 
 
 def test_what_cannot_be_read_is_refused() -> None:

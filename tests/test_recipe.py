@@ -30,17 +30,22 @@ def write(path: str, *, include: list[str] | None = None, steers: list[str] | No
 
 
 def vectors(path: Path) -> list[str]:
-    return [one.vector for one in read(path).steers]
+    return [named.vector for named in read(path).steers]
 
 
 def test_what_is_included_comes_first_and_in_order() -> None:
     write("a.toml", include=["sub/b.toml", "sub/c.toml"], steers=["joyful:2@1"])
     write("sub/b.toml", include=["c.toml"], steers=["calm"])
     write("sub/c.toml", steers=["sea:15%@1-2/response"])
-    found = read(Path("a.toml"))
+    loaded = read(Path("a.toml"))
     steers = ["sea:15%@1-2/response", "calm", "sea:15%@1-2/response", "joyful:2@1"]
-    assert [one.vector for one in found.steers] == steers
-    assert [one.file.name for one in found.steers] == ["c.toml", "b.toml", "c.toml", "a.toml"]
+    assert [named.vector for named in loaded.steers] == steers
+    assert [named.file.name for named in loaded.steers] == [
+        "c.toml",
+        "b.toml",
+        "c.toml",
+        "a.toml",
+    ]
 
 
 def test_paths_are_relative_to_the_file_that_names_them() -> None:
@@ -148,8 +153,8 @@ except Exception as error:
     run = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with run:
         assert run.stdout is not None
-        said = run.stdout.read()  # its stdin stays open: nothing waits for it
-    assert "InputError" in said and "not a file (included by a.toml)" in said
+        printed = run.stdout.read()  # its stdin stays open: nothing waits for it
+    assert "InputError" in printed and "not a file (included by a.toml)" in printed
 
 
 def test_a_recipe_that_was_typed_can_be_a_stream() -> None:
@@ -198,10 +203,10 @@ def test_what_is_written_reads_back(names: list[str], system: str, stop: list[st
         for index, _ in enumerate(names)
     ]
     file.write_text(to_toml(steers, generation, description=system), encoding="utf-8", newline="")
-    found = read(file)
-    assert found.steers == tuple(steers)
-    assert found.generation == generation
-    assert found.description == system
+    loaded = read(file)
+    assert loaded.steers == tuple(steers)
+    assert loaded.generation == generation
+    assert loaded.description == system
 
 
 def test_what_is_shown_shows_the_same_again() -> None:
@@ -209,8 +214,8 @@ def test_what_is_shown_shows_the_same_again() -> None:
     Path("out.toml").write_text('include = ["in.toml"]\n[generation]\nmax_tokens = 9\n')
     shown = []
     for path in (Path("out.toml"), Path("flat.toml")):
-        found = read(path)
-        shown.append(to_toml(found.steers, found.generation))
+        loaded = read(path)
+        shown.append(to_toml(loaded.steers, loaded.generation))
         Path("flat.toml").write_text(shown[0])
     assert shown[0] == shown[1]
 
@@ -249,8 +254,8 @@ def test_a_vector_is_the_one_that_is_meant() -> None:
         pinned = f'{{ vector = "calm.safetensors:2", sha256 = "{digest}" }}'
         Path("a.toml").write_text(f"steers = [{pinned}]")
         if message is None:
-            (made,) = resolved(read(Path("a.toml")).steers)
-            assert made.vector.sha256 == digest
+            (named,) = resolved(read(Path("a.toml")).steers)
+            assert named.vector.sha256 == digest
         else:
             with pytest.raises(VectorError, match=message):
                 resolved(read(Path("a.toml")).steers)
@@ -274,10 +279,10 @@ def test_a_vector_that_is_not_there_is_named(vector: str, message: str) -> None:
 def test_nothing_is_fetched_because_a_recipe_names_it(when: bool) -> None:
     """Only what the user has pulled is used, and only with the hash that the recipe wants."""
     url = "https://example.org/v/calm"
-    asked: list[str] = []
+    references: list[str] = []
 
     def find(reference: str) -> Path:
-        asked.append(reference)
+        references.append(reference)
         return store.find(reference)
 
     def recipe(digest: str) -> Path:
@@ -293,12 +298,12 @@ def test_nothing_is_fetched_because_a_recipe_names_it(when: bool) -> None:
     with pytest.raises(VectorError, match="not fetched because a recipe names it"):
         resolved(read(recipe(digest)).steers, find)
     lock.keep(place, "calm", lock.Origin(url=url, sha256=digest))
-    (made,) = resolved(read(recipe(digest)).steers, find)
-    assert made.vectors[-1].sha256 == digest
+    (named,) = resolved(read(recipe(digest)).steers, find)
+    assert named.vectors[-1].sha256 == digest
     if not when:
         with pytest.raises(VectorError, match="not fetched because a recipe names it"):
             resolved(read(recipe("0" * 64)).steers, find)
-    assert url not in asked
+    assert url not in references
 
 
 def test_a_gate_stands_before_all_of_its_file_and_of_what_that_includes() -> None:
@@ -308,7 +313,7 @@ def test_a_gate_stands_before_all_of_its_file_and_of_what_that_includes() -> Non
     )
     write("a.toml", include=["sub/inner.toml", "sub/gated.toml"], steers=["joyful"])
     gate = "sub/g.safetensors@1 > 0.4/last"
-    assert [(one.vector, one.when) for one in read(Path("a.toml")).steers] == [
+    assert [(named.vector, named.when) for named in read(Path("a.toml")).steers] == [
         ("calm", None),
         ("calm", gate),
         ("sea:2", gate),
@@ -316,7 +321,7 @@ def test_a_gate_stands_before_all_of_its_file_and_of_what_that_includes() -> Non
     ]
     # The same gate twice is one; another one would be lost, or open what should be closed.
     Path("b.toml").write_text(f'include = ["sub/gated.toml"]\nwhen = "{gate}"\n')
-    assert {one.when for one in read(Path("b.toml")).steers} == {gate}
+    assert {named.when for named in read(Path("b.toml")).steers} == {gate}
     Path("c.toml").write_text('include = ["sub/gated.toml"]\nwhen = "other>0"\n')
     with pytest.raises(InputError, match=r"c.toml: when 'other>0': 'calm' has the gate"):
         read(Path("c.toml"))
@@ -383,7 +388,7 @@ def test_gates_and_beams_are_those_of_the_command_line(joyful: Path, folder: Pat
     Path("b.toml").write_text('steers = [{ vector = "joyful:9@1", when = "joyful@0>99" }]')
     closed = steer(*words, "--recipe", "b.toml")
     assert "nothing was steered" in closed.stderr
-    texts = [json.loads(one.stdout)["results"][0]["text"] for one in (closed, steer(*words))]
+    texts = [json.loads(result.stdout)["results"][0]["text"] for result in (closed, steer(*words))]
     assert texts[0] == texts[1]
 
 

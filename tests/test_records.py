@@ -23,7 +23,7 @@ SAID = [{"role": "user", "content": "a"}]
 Rows = list[dict[str, str]]
 
 
-def found(data: bytes, name: str, columns: tuple[str, ...] = ("text", "label")) -> list[Any]:
+def rows_of_data(data: bytes, name: str, columns: tuple[str, ...] = ("text", "label")) -> list[Any]:
     return [record for _, record in records(data, name, columns)]
 
 
@@ -73,9 +73,9 @@ rows_of_any_text = st.lists(
 @given(rows_of_any_text)
 def test_the_same_rows_in_any_kind_of_file_are_the_same_records(rows: Rows) -> None:
     for name, data in kinds(rows).items():
-        assert found(data, name) == rows, name
-        assert found(gzip.compress(data, mtime=0), f"{name}.gz") == rows, name
-        assert found(gzip.compress(data, mtime=0), "download") == rows or "." in name
+        assert rows_of_data(data, name) == rows, name
+        assert rows_of_data(gzip.compress(data, mtime=0), f"{name}.gz") == rows, name
+        assert rows_of_data(gzip.compress(data, mtime=0), "download") == rows or "." in name
     for name in ("a.jsonl", "b.csv"):
         decoded = kinds(rows)[name].decode()
         for encoding, mark in (
@@ -84,7 +84,7 @@ def test_the_same_rows_in_any_kind_of_file_are_the_same_records(rows: Rows) -> N
             ("utf-16-be", codecs.BOM_UTF16_BE),
             ("utf-32-le", codecs.BOM_UTF32_LE),
         ):
-            assert found(mark + decoded.encode(encoding), name) == rows, encoding
+            assert rows_of_data(mark + decoded.encode(encoding), name) == rows, encoding
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_the_same_rows_in_any_kind_of_file_are_the_same_records(rows: Rows) -> N
     ],
 )  # fmt: skip
 def test_shapes(data: bytes, name: str, expected: list[Any]) -> None:
-    assert found(data, name) == expected
+    assert rows_of_data(data, name) == expected
 
 
 @pytest.mark.parametrize(
@@ -131,23 +131,23 @@ def test_shapes(data: bytes, name: str, expected: list[Any]) -> None:
 )
 def test_what_is_wrong_is_said_with_its_line(data: bytes, name: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
-        found(data, name)
+        rows_of_data(data, name)
     assert message in str(caught.value)
 
 
 def test_unpacking_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "MOST_UNPACKED", 10_000)
     with pytest.raises(InputError, match="unpacks to more than 10,000 bytes"):
-        found(gzip.compress(b"x" * 100_000, mtime=0), "f.gz")
+        rows_of_data(gzip.compress(b"x" * 100_000, mtime=0), "f.gz")
     with pytest.raises(InputError, match="unpacks to more than 10,000 bytes"):
-        found(parquet([{"text": "x" * 1000}] * 100), "f.parquet")
+        rows_of_data(parquet([{"text": "x" * 1000}] * 100), "f.parquet")
 
 
 def test_parquet_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     data = parquet([{"text": "a"}])
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InputError) as caught:
-        found(data, "f.parquet")
+        rows_of_data(data, "f.parquet")
     assert "parquet" in str(caught.value.hint)
 
 

@@ -26,8 +26,8 @@ def test_divergence_by_hand() -> None:
 
 
 def test_recovery_by_hand() -> None:
-    found = recovery([1.0, 2.0], [4.0, 8.0])
-    assert (found.value, found.low, found.high) == pytest.approx((0.75, 0.75, 0.75))
+    interval = recovery([1.0, 2.0], [4.0, 8.0])
+    assert (interval.value, interval.low, interval.high) == pytest.approx((0.75, 0.75, 0.75))
     uneven = recovery([0.0, 4.0], [4.0, 4.0])
     assert uneven.value == pytest.approx(0.5)
     assert uneven.low <= 0.0 and uneven.high >= 1.0  # two texts say hardly more
@@ -37,7 +37,7 @@ def test_the_condition_itself_recovers_all_and_nothing_recovers_nothing() -> Non
     base = [0.3, 0.1, 2.0]
     assert recovery([0.0, 0.0, 0.0], base).value == 1
     assert recovery(base, base).value == 0
-    assert recovery([2 * one for one in base], base).value == -1
+    assert recovery([2 * value for value in base], base).value == -1
 
 
 @given(tokens=st.integers(1, 700), vocabulary=st.integers(1, 40), seed=st.integers(0, 999))
@@ -51,12 +51,12 @@ def test_the_gradient_of_a_divergence_is_autograds(tokens: int, vocabulary: int,
     teacher, outer = drawn(tokens, vocabulary).log_softmax(-1), drawn(tokens)
     ours, theirs = (drawn(tokens, vocabulary).requires_grad_() for _ in range(2))
     theirs.data.copy_(ours.data)
-    found = Divergence.apply(ours, teacher)
+    divergence = Divergence.apply(ours, teacher)
     expected = torch.nn.functional.kl_div(
         theirs.log_softmax(-1), teacher, log_target=True, reduction="none"
     ).sum(-1)
-    torch.testing.assert_close(found, expected)
-    (found @ outer).backward()
+    torch.testing.assert_close(divergence, expected)
+    (divergence @ outer).backward()
     (expected @ outer).backward()
     torch.testing.assert_close(ours.grad, theirs.grad)
 

@@ -58,7 +58,7 @@ def test_an_evaluation_is_a_typed_object_and_prints_nothing(
     shares: list[float] = []
 
     @contextmanager
-    def progress(what: str, total: int) -> Iterator[Advance]:
+    def progress(phase: str, total: int) -> Iterator[Advance]:
         yield lambda count, note=None, picture=None: shares.append(count / total)
 
     result = evaluate(
@@ -70,11 +70,11 @@ def test_an_evaluation_is_a_typed_object_and_prints_nothing(
     assert row.measures["preference"].value == pytest.approx(row.shifts.mean())  # type: ignore[union-attr]
     with pytest.raises(UsageError, match="no row"):
         result.row("nothing")
-    found = plain(result)
-    assert [one["kind"] for one in found["rows"]][:2] == ["unsteered", "vector"]
-    for one, typed in zip(found["rows"], result.rows, strict=True):
+    fields = plain(result)
+    assert [row["kind"] for row in fields["rows"]][:2] == ["unsteered", "vector"]
+    for row_fields, typed in zip(fields["rows"], result.rows, strict=True):
         for name in measures():
-            assert (one[name] is None) == (name not in typed.measures)
+            assert (row_fields[name] is None) == (name not in typed.measures)
     views_agree(result)
     result.finish()
 
@@ -111,10 +111,10 @@ def swept(model: Model) -> Any:
 
 
 def test_a_sweep_is_a_typed_object(swept: Any) -> None:
-    found = plain(swept)
-    assert len(found["cells"]) == len(found["rows"]) * 2
-    assert (swept.recommended is None) == (not found["recommended"])
-    assert swept.reason == found["reason"]
+    fields = plain(swept)
+    assert len(fields["cells"]) == len(fields["rows"]) * 2
+    assert (swept.recommended is None) == (not fields["recommended"])
+    assert swept.reason == fields["reason"]
     views_agree(swept)
     assert "<html" in swept.report()
     with pytest.raises(ValueError, match="read-only"):
@@ -127,7 +127,7 @@ def test_records_a_file_and_a_contrast_set_are_the_same_data(model: Model, tmp_p
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings: dict[str, Any] = {"coefficients": "20%", "layers": [1], **FEW}
     vector = tiny.vector(model)
-    first, second = (plain(sweep(model, vector, one, **settings)) for one in (rows, path))
+    first, second = (plain(sweep(model, vector, texts, **settings)) for texts in (rows, path))
     assert first == second
 
 
@@ -195,8 +195,8 @@ def test_a_suite_is_a_typed_object(model: Model) -> None:
         model, ["w50 w51"], texts, prompts=["w3 w4", "w9"], methods=["mean_diff"], samples=4,
         max_tokens=6,
     )  # fmt: skip
-    found = plain(result)
-    assert {row["method"] for row in found["rows"]} >= {"unsteered", "mean_diff", "the prompt"}
-    assert found["summary"][0]["n"] == 1
+    fields = plain(result)
+    assert {row["method"] for row in fields["rows"]} >= {"unsteered", "mean_diff", "the prompt"}
+    assert fields["summary"][0]["n"] == 1
     views_agree(result)
-    assert np.isfinite(found["rows"][-1].get("kl", {"value": 0.0})["value"])
+    assert np.isfinite(fields["rows"][-1].get("kl", {"value": 0.0})["value"])

@@ -32,8 +32,8 @@ def test_kill_9_at_any_moment_leaves_no_trace(tmp_path: Path) -> None:
     assert all(held == sorted(held) for held in rounds), "what was recorded was lost"
     counts = [count for held in rounds for count in held]
     assert any(0 < count < 2 * len(PAIRS) for count in counts), "no run was killed in its midst"
-    whole = (tmp_path / "whole").read_bytes()
-    assert all((tmp_path / f"killed-{number}").read_bytes() == whole for number in range(n))
+    expected = (tmp_path / "whole").read_bytes()
+    assert all((tmp_path / f"killed-{number}").read_bytes() == expected for number in range(n))
 
 
 class Disk:
@@ -65,8 +65,8 @@ def test_a_disk_that_fills_up_costs_nothing_but_time(
     disk = Disk(monkeypatch)
     words = ["extract", pairs_file, "-m", folder, "--name", "x", "-o"]
     assert steer(*words, "a.safetensors", "--keep", "a.acts").exit_code == 0
-    whole = disk.written
-    disk.room, disk.written = int(share * whole), 0
+    n_written = disk.written
+    disk.room, disk.written = int(share * n_written), 0
     words += ["b.safetensors", *(["--keep", "b.acts"] if keep else [])]
     failed(steer(*words), 1, "No space left on device", "to resume")
     (part,) = Path().glob("b.*")
@@ -74,7 +74,7 @@ def test_a_disk_that_fills_up_costs_nothing_but_time(
     disk.room, disk.written = 1 << 60, 0
     again = steer(*words)
     assert again.exit_code == 0, again.stderr
-    assert disk.written <= (1.2 - share) * whole, "it began anew"
+    assert disk.written <= (1.2 - share) * n_written, "it began anew"
     assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()
     assert not part.exists()
     assert not keep or Path("a.acts").read_bytes() == Path("b.acts").read_bytes()
@@ -83,25 +83,25 @@ def test_a_disk_that_fills_up_costs_nothing_but_time(
 def test_what_is_exactly_zero_has_been_recorded(tmp_path: Path) -> None:
     model = tiny.model("llama")
     planned = plan(model, pairs(("w3", "w4")), ReadSettings(layers=(0,)))
-    with resume(tmp_path / "a", planned.recording) as found:
-        found.put([0], np.zeros((1, 1, 32), np.float32), np.zeros((1, 1), np.float32))
-        assert found.done().tolist() == [True, False]
-    with record_contrasts(InProcess(model), planned, tmp_path / "a") as found:
-        assert found.done().all()
+    with resume(tmp_path / "a", planned.recording) as kept:
+        kept.put([0], np.zeros((1, 1, 32), np.float32), np.zeros((1, 1), np.float32))
+        assert kept.done().tolist() == [True, False]
+    with record_contrasts(InProcess(model), planned, tmp_path / "a") as kept:
+        assert kept.done().all()
 
 
 def test_what_another_precision_began_is_not_gone_on_with(tmp_path: Path) -> None:
-    half, whole = (tiny.wrapped(tiny.build("llama").to(dtype), "same") for dtype in DTYPES)
-    assert half.identity == whole.identity, "the file alone has to tell them apart"
+    half, full = (tiny.wrapped(tiny.build("llama").to(dtype), "same") for dtype in DTYPES)
+    assert half.identity == full.identity, "the file alone has to tell them apart"
     plans = [
-        plan(one, pairs(("w3", "w4")), ReadSettings(positions=(Position("last"),)))
-        for one in (half, whole)
+        plan(model, pairs(("w3", "w4")), ReadSettings(positions=(Position("last"),)))
+        for model in (half, full)
     ]
-    with resume(tmp_path / "begun", plans[0].recording) as found:
-        found.put([0, 1], np.ones((2, 3, 32), np.float32), np.ones((2, 3), np.float32))
-    with record_contrasts(InProcess(whole), plans[1], tmp_path / "begun"):
+    with resume(tmp_path / "begun", plans[0].recording) as kept:
+        kept.put([0, 1], np.ones((2, 3, 32), np.float32), np.ones((2, 3), np.float32))
+    with record_contrasts(InProcess(full), plans[1], tmp_path / "begun"):
         pass
-    with record_contrasts(InProcess(whole), plans[1], tmp_path / "anew"):
+    with record_contrasts(InProcess(full), plans[1], tmp_path / "anew"):
         pass
     assert (tmp_path / "begun").read_bytes() == (tmp_path / "anew").read_bytes()
 
@@ -112,14 +112,14 @@ def test_two_do_not_record_into_one_file(tmp_path: Path) -> None:
         plan(model, pairs(words), ReadSettings(layers=(0,))).recording
         for words in (("w3", "w4"), ("w5", "w6"))
     )
-    with resume(tmp_path / "a", first) as found:
+    with resume(tmp_path / "a", first) as kept:
         for other in (first, second):
             with pytest.raises(SteerError, match="another process"):
                 resume(tmp_path / "a", other)
-        found.put([0, 1], np.ones((2, 1, 32), np.float32), np.ones((2, 1), np.float32))
-        assert (found.side(0, 0) == 1).all() and found.done().all()
-    with resume(tmp_path / "a", second) as found:
-        assert not found.done().any()
+        kept.put([0, 1], np.ones((2, 1, 32), np.float32), np.ones((2, 1), np.float32))
+        assert (kept.side(0, 0) == 1).all() and kept.done().all()
+    with resume(tmp_path / "a", second) as kept:
+        assert not kept.done().any()
 
 
 def test_a_command_leaves_alone_what_another_is_recording(

@@ -32,9 +32,9 @@ from steer.vectors.vector import SteeringVector
 
 
 def fresh(dtype: torch.dtype = torch.float32) -> Model:
-    made = tiny.wrapped(tiny.build("llama").to(dtype), "tiny")
-    made.tokenizer.chat_template = tiny.CHAT_TEMPLATE
-    return made
+    model = tiny.wrapped(tiny.build("llama").to(dtype), "tiny")
+    model.tokenizer.chat_template = tiny.CHAT_TEMPLATE
+    return model
 
 
 def one_weight(model: Model) -> Model:
@@ -81,13 +81,15 @@ CHANGES = [
 
 WRITING = TextSettings(("w4",))
 RUNS: dict[str, Callable[[Model], str]] = {
-    "eval": lambda one: str(evaluation_journal(one, [], Task(HeldOut(), WRITING), []).path),
-    "sweep": lambda one: str(sweep_journal(one, Grid(()), Bench(one, "recovery", [], [], [])).path),
-    "distill": lambda one: str(
-        lessons_journal(one, Conditions("w5"), ["w4"], DistillSettings("x")).path
+    "eval": lambda model: str(evaluation_journal(model, [], Task(HeldOut(), WRITING), []).path),
+    "sweep": lambda model: str(
+        sweep_journal(model, Grid(()), Bench(model, "recovery", [], [], [])).path
     ),
-    "suite": lambda one: str(journal(one, "suites", ["text"]).path),
-    "extract": lambda one: str(plan(one, pairs(("w3", "w4")), ReadSettings()).recording.run),
+    "distill": lambda model: str(
+        lessons_journal(model, Conditions("w5"), ["w4"], DistillSettings("x")).path
+    ),
+    "suite": lambda model: str(journal(model, "suites", ["text"]).path),
+    "extract": lambda model: str(plan(model, pairs(("w3", "w4")), ReadSettings()).recording.run),
 }
 
 
@@ -156,7 +158,7 @@ def test_a_recording_that_other_weights_began_begins_anew(tmp_path: Path) -> Non
     from steer.workers import InProcess
 
     before, after = fresh(), one_weight(fresh())
-    plans = [plan(one, pairs(("w3", "w4")), ReadSettings()) for one in (before, after)]
+    plans = [plan(key, pairs(("w3", "w4")), ReadSettings()) for key in (before, after)]
     with resume(tmp_path / "a", plans[0].recording) as begun:
         begun.put([0], np.ones((1, 3, 32), np.float32), np.ones((1, 3), np.float32))
     for path in ("a", "b"):

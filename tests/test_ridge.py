@@ -23,7 +23,7 @@ from steer.distillation.distill import distill
 from steer.distillation.lessons import Conditions, Lesson, log_probs, write_lessons
 from steer.distillation.lowrank import Edits, Teacher, divergences
 from steer.distillation.quick import quick
-from steer.distillation.ridge import Moments
+from steer.distillation.ridge import Moments, Spread
 from steer.distillation.sequence import Sequential
 from steer.distillation.settings import DistillSettings
 from steer.hooks import head
@@ -66,11 +66,11 @@ def toy(n: int = 400, width: int = 12, rank: int = 12) -> tuple[Tensor, Tensor, 
 
 
 def moments(x: Tensor, y: Tensor, weights: Tensor | None = None, size: int = 1000) -> Moments:
-    found = Moments(x.shape[1])
+    moments = Moments(x.shape[1])
     for start in range(0, len(x), size):
         rows = slice(start, start + size)
-        found.add(x[rows], y[rows], None if weights is None else weights[rows])
-    return found
+        moments.add(x[rows], y[rows], None if weights is None else weights[rows])
+    return moments
 
 
 @pytest.mark.parametrize("rank", [1, 3, 12])
@@ -80,6 +80,14 @@ def test_a_map_of_the_rank_is_recovered_as_the_ridge_vanishes(rank: int) -> None
     assert (fitted(x) - y).norm() <= 1e-4 * y.norm()
     coarse = moments(x, y).spectrum().solve(10.0, rank)
     assert (coarse(x) - y).norm() > 1e-2 * (y - y.mean(0)).norm()
+
+
+@pytest.mark.parametrize("rank", [1, 4, 12])
+def test_entries_between_the_factors_have_a_variance_of_1(rank: int) -> None:
+    x, y, _ = toy()
+    fitted = moments(x, y).spectrum().solve(1e-2, rank)
+    inner = (x - x.mean(0)) @ fitted.down.T
+    assert torch.allclose(inner.std(0, unbiased=False), torch.ones(rank), rtol=1e-3)
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])
@@ -98,10 +106,10 @@ def test_a_regression_of_full_rank_is_the_ridge_regression_of_a_textbook() -> No
     fitted = moments(x, y).spectrum().solve(0.1, 12)
     centred = (x - x.mean(0)).double()
     g = centred.T @ centred / len(x)
-    whole = torch.linalg.solve(
+    solution = torch.linalg.solve(
         g + 0.1 * g.diagonal().mean() * torch.eye(12), centred.T @ (y - y.mean(0)).double()
     ) / len(x)
-    expected = y.mean(0) + (centred @ whole).float()
+    expected = y.mean(0) + (centred @ solution).float()
     assert torch.allclose(fitted(x), expected, rtol=1e-3, atol=1e-3 * float(y.std()))
 
 
@@ -134,24 +142,36 @@ def test_held_out_texts_recover_more_than_of_the_mean_difference(family: str) ->
         distill(tiny.model(family), CONDITIONS, PROMPTS, replace(SMALL, rank=rank))
         for rank in (8, 0)
     )
-    found, plain = (one.metadata.method.distillation for one in (edit, mean))
-    assert found is not None and plain is not None
-    assert found.recovery > plain.recovery
-    assert (found.method, found.steps, found.best_step) == ("ridge", 0, 0)
-    assert found.ridge > 0
+    distillation, plain = (vector.metadata.method.distillation for vector in (edit, mean))
+    assert distillation is not None and plain is not None
+    assert distillation.recovery > plain.recovery
+    assert (distillation.method, distillation.steps, distillation.best_step) == ("ridge", 0, 0)
+    assert distillation.ridge > 0
 
 
 def test_the_stream_above_an_edit_is_that_of_the_edited_model(lessons: list[Lesson]) -> None:
     """Layer by layer from trunks, and with all edits in one forward: the same regressions."""
     model = tiny.model("llama")
-    found = []
+    ridges = []
     for trunks in (True, False):
         regressions = Sequential(model, lessons, (0, 1, 2), response=True)
         regressions._trunks = trunks
-        found.append(regressions.fit((0, 1, 2), 4, 1e-2))
+        ridges.append(regressions.fit((0, 1, 2), 4, 1e-2))
     x = torch.randn(5, model.identity.d_model)
-    for site, affine in found[0].items():
-        assert torch.allclose(affine(x), found[1][site](x), rtol=1e-2, atol=1e-4)
+    for site, affine in ridges[0].items():
+        assert torch.allclose(affine(x), ridges[1][site](x), rtol=1e-2, atol=1e-4)
+
+
+def test_an_edit_in_any_units_does_what_its_regression_does(lessons: list[Lesson]) -> None:
+    model = tiny.model("llama")
+    width = model.identity.d_model
+    affine = Sequential(model, lessons, (1,), response=True).fit((1,), 4, 1e-2)[Site(1)]
+    x = torch.randn(50, width)
+    for deviation in (torch.ones(width), torch.logspace(-2, 2, width)):
+        other = replace(affine, spread=Spread(torch.randn(width), deviation))
+        edits = Edits.of(model, {Site(1): other}, response=True)
+        direction, down, up = map(torch.from_numpy, edits.arrays(Site(1)))
+        assert torch.allclose(direction + x @ down.T @ up.T, affine(x), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("response", [True, False])
@@ -160,13 +180,14 @@ def test_forwards_from_the_stream_below_are_whole_forwards(
 ) -> None:
     model = tiny.model("llama")
     regressions = Sequential(model, lessons, (1, 2), response=response)
-    scale = dict.fromkeys([Site(1), Site(2)], 1.0)
-    edits = Edits.of(model, scale, regressions.fit((1, 2), 4, 1e-2), response=response)
+    edits = Edits.of(model, regressions.fit((1, 2), 4, 1e-2), response=response)
     below = BlockOutputs.of(model, lessons, 1)
     assert below is not None
     teacher = Teacher(model, lessons)
-    whole, upper = (divergences(model, lessons, teacher, edits, below=one) for one in (None, below))
-    assert upper == pytest.approx(whole, rel=1e-3, abs=1e-5)
+    full, upper = (
+        divergences(model, lessons, teacher, edits, below=stored) for stored in (None, below)
+    )
+    assert upper == pytest.approx(full, rel=1e-3, abs=1e-5)
 
 
 def test_a_teacher_that_keeps_hidden_states_says_what_the_network_says(
@@ -176,9 +197,9 @@ def test_a_teacher_that_keeps_hidden_states_says_what_the_network_says(
     kept = Teacher(model, lessons)(lessons[:5])
     again = Teacher(model, lessons, budget=0)(lessons[:5])
     monkeypatch.setitem(head._tried, model.network, None)
-    whole = log_probs(model, [(one.conditioned, one.n) for one in lessons[:5]])
+    full = log_probs(model, [(lesson.conditioned, lesson.n) for lesson in lessons[:5]])
     assert torch.allclose(kept, again, atol=1e-4)
-    assert torch.allclose(kept, whole, atol=1e-4)
+    assert torch.allclose(kept, full, atol=1e-4)
 
 
 def test_the_same_texts_give_the_same_file_and_are_not_sampled_again(tmp_path: Path) -> None:
@@ -207,8 +228,8 @@ def test_a_quick_copy_keeps_the_model_and_its_buffers(monkeypatch: pytest.Monkey
     model = tiny.model("llama")
     copied = quick(model)
     assert (copied.network.dtype, model.network.dtype) == (torch.bfloat16, torch.float32)
-    for one, other in zip(copied.network.buffers(), model.network.buffers(), strict=True):
-        assert one.dtype == other.dtype and torch.equal(one, other)
+    for buffer, other in zip(copied.network.buffers(), model.network.buffers(), strict=True):
+        assert buffer.dtype == other.dtype and torch.equal(buffer, other)
     vector = distill(model, CONDITIONS, PROMPTS, SMALL)
     assert all(tensor.dtype == np.float32 for tensor in vector.tensors.values())
 

@@ -91,41 +91,41 @@ TEXTS = [
 ]
 
 
-def logits(model: Model, one: Text, cell: Way) -> Tensor:
+def logits(model: Model, text: Text, cell: Way) -> Tensor:
     """Log-probabilities at the scored positions, of one text under one cell, alone."""
-    ids = one.conditioned if cell is PROMPTED else one.ids
-    values = prompt_values(model, _steers(cell), [one.ids[: one.start]])
-    clock = TokenClock(one.start, torch.zeros(1, dtype=torch.int64), values)
+    ids = text.conditioned if cell is PROMPTED else text.ids
+    values = prompt_values(model, _steers(cell), [text.ids[: text.start]])
+    clock = TokenClock(text.start, torch.zeros(1, dtype=torch.int64), values)
     with torch.no_grad(), injected(model, _steers(cell), clock):
-        found = model.network(torch.tensor([ids]), use_cache=False).logits[0].float()
-    first = len(ids) - len(one.ids) - 1
-    return found[[first + position for position in one.scored]].log_softmax(-1)
+        logits = model.network(torch.tensor([ids]), use_cache=False).logits[0].float()
+    first = len(ids) - len(text.ids) - 1
+    return logits[[first + position for position in text.scored]].log_softmax(-1)
 
 
 def alone(model: Model, cells: list[Way]) -> dict[str, np.ndarray]:
     """Every measure of every cell [cell, text], one at a time."""
     names = ("log_prob", "drift", "distance", "surprise")
-    found: dict[str, list[list[float]]] = {name: [] for name in names}
-    baselines = [[logits(model, one, cell) for cell in (UNSTEERED, PROMPTED)] for one in TEXTS]
+    sums: dict[str, list[list[float]]] = {name: [] for name in names}
+    baselines = [[logits(model, text, cell) for cell in (UNSTEERED, PROMPTED)] for text in TEXTS]
     for cell in cells:
-        rows: dict[str, list[float]] = {name: [] for name in found}
-        for one, (base, told) in zip(TEXTS, baselines, strict=True):
-            steered = logits(model, one, cell)
-            targets = torch.tensor([one.ids[position] for position in one.scored])
+        rows: dict[str, list[float]] = {name: [] for name in sums}
+        for text, (base, expected) in zip(TEXTS, baselines, strict=True):
+            steered = logits(model, text, cell)
+            targets = torch.tensor([text.ids[position] for position in text.scored])
             rows["log_prob"].append(float(steered.gather(1, targets[:, None]).sum()))
             rows["drift"].append(float(token_kl(base, steered).sum()))
-            rows["distance"].append(float(token_kl(told, steered).sum()))
+            rows["distance"].append(float(token_kl(expected, steered).sum()))
             rows["surprise"].append(float(-(steered.exp() * base).sum()))
         for name, values in rows.items():
-            found[name].append(values)
-    return {name: np.array(values) for name, values in found.items()}
+            sums[name].append(values)
+    return {name: np.array(values) for name, values in sums.items()}
 
 
 def agree(model: Model, cells: list[Way]) -> None:
     expected = alone(model, cells)
     for measure in (log_prob, drift, distance, surprise):
-        found = score(model, TEXTS, cells, measure)
-        np.testing.assert_allclose(found, expected[measure.__name__], rtol=2e-4, atol=2e-4)
+        scores = score(model, TEXTS, cells, measure)
+        np.testing.assert_allclose(scores, expected[measure.__name__], rtol=2e-4, atol=2e-4)
 
 
 @each_family
@@ -163,7 +163,7 @@ def test_a_token_is_shared_only_where_it_is_steered_alike() -> None:
     [row] = packed(model, [TEXTS[3], alike], 99)
     assert row.shared == (0, start - 1)
     rows = packed(model, [TEXTS[3], TEXTS[1], TEXTS[5]], 99, by_prompt=True)
-    assert sorted(one.shared for one in rows) == [(0,), (0, 10)]
+    assert sorted(row.shared for row in rows) == [(0,), (0, 10)]
 
 
 @each_family
@@ -176,8 +176,8 @@ def test_a_trunk_changes_nothing(family: str) -> None:
         cells: list[Way] = [(tiny.steer(model, c, layers=(layer,)),) for c in (2.0, -1.0)]
         expected = alone(model, cells)["drift"]
         for group, indices in enumerate(groups):
-            found = scorer.score(group, cells_of(cells))
-            np.testing.assert_allclose(found, expected[:, indices], rtol=2e-4, atol=2e-4)
+            scores = scorer.score(group, cells_of(cells))
+            np.testing.assert_allclose(scores, expected[:, indices], rtol=2e-4, atol=2e-4)
 
 
 def test_most_families_take_trunks() -> None:
@@ -209,15 +209,15 @@ def test_scopes_are_those_of_each_text(scope: Scope) -> None:
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_every_op_and_schedule_is_done_as_on_each_text_alone(family: str) -> None:
     model = tiny.model(family)
-    made = tiny.steer(model, 1.0, layers=(1,))
-    added = replace(made, coefficient=Coefficient(3.0))
+    steer = tiny.steer(model, 1.0, layers=(1,))
+    added = replace(steer, coefficient=Coefficient(3.0))
     for op in (
         Operation("ablate"),
         Operation("clamp", 2.0),
         Operation("cap", "mid"),
         Operation("rotate", 40.0),
     ):
-        agree(model, [(replace(made, op=op),), (added, replace(made, op=op)), UNSTEERED])
+        agree(model, [(replace(steer, op=op),), (added, replace(steer, op=op)), UNSTEERED])
     agree(
         model,
         [
@@ -245,7 +245,7 @@ def test_gates_open_as_they_do_for_each_text_alone(family: str, pooling: Pooling
     model = tiny.model(family)
     reading = Projection(tiny.vector(model, layers=(0,), seed=5), 0)
     probe = Gate(Threshold(reading, True, 0.0), "mean" if pooling == "token" else pooling)
-    prompts = [one.ids[: one.start] for one in TEXTS]
+    prompts = [text.ids[: text.start] for text in TEXTS]
     (values,) = prompt_values(model, [replace(tiny.steer(model), gate=probe)], prompts).values()
     cells: list[Way] = []
     for above in (True, False):

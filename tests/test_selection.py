@@ -43,43 +43,43 @@ def test_a_cell_scored_on_some_items_hides_none_that_was_scored_on_all() -> None
 
 @given(cells, st.data())
 def test_the_front_of_what_is_whole_is_always_shown(
-    found: list[tuple[float, float]], data: st.DataObject
+    points: list[tuple[float, float]], data: st.DataObject
 ) -> None:
-    effects, costs = zip(*found, strict=True)
-    whole = data.draw(st.lists(st.booleans(), min_size=len(found), max_size=len(found)))
-    numbers = [index for index, there in enumerate(whole) if there]
-    alone = pareto([effects[one] for one in numbers], [costs[one] for one in numbers])
-    shown = pareto(effects, costs, whole)
-    assert {found[numbers[one]] for one in alone} <= {found[one] for one in shown}
+    effects, costs = zip(*points, strict=True)
+    feasible = data.draw(st.lists(st.booleans(), min_size=len(points), max_size=len(points)))
+    numbers = [index for index, there in enumerate(feasible) if there]
+    alone = pareto([effects[number] for number in numbers], [costs[number] for number in numbers])
+    shown = pareto(effects, costs, feasible)
+    assert {points[numbers[point]] for point in alone} <= {points[point] for point in shown}
     assert set(pareto(effects, costs)) <= set(shown)
 
 
 @given(cells)
 def test_no_cell_beats_one_of_the_front_and_one_beats_every_other(
-    found: list[tuple[float, float]],
+    points: list[tuple[float, float]],
 ) -> None:
-    effects, costs = zip(*found, strict=True)
+    effects, costs = zip(*points, strict=True)
     front = pareto(effects, costs)
 
     def beats(a: int, b: int) -> bool:
         no_worse = effects[a] >= effects[b] and costs[a] <= costs[b]
-        return no_worse and found[a] != found[b]
+        return no_worse and points[a] != points[b]
 
-    for one in range(len(found)):
-        beaten = any(beats(other, one) for other in range(len(found)))
-        alike = any(found[one] == found[other] for other in front)
+    for index in range(len(points)):
+        beaten = any(beats(other, index) for other in range(len(points)))
+        alike = any(points[index] == points[other] for other in front)
         assert alike != beaten
-    assert [effects[one] for one in front] == sorted({effects[one] for one in front})
+    assert [effects[point] for point in front] == sorted({effects[point] for point in front})
 
 
 @given(cells, st.floats(0, 10))
 def test_what_a_budget_chooses_lies_on_its_front(
-    found: list[tuple[float, float]], budget: float
+    points: list[tuple[float, float]], budget: float
 ) -> None:
-    effects, costs = zip(*found, strict=True)
+    effects, costs = zip(*points, strict=True)
     chosen = strongest(effects, costs, budget)
     if chosen is not None:
-        within = [effects[one] for one in pareto(effects, costs) if costs[one] <= budget]
+        within = [effects[point] for point in pareto(effects, costs) if costs[point] <= budget]
         assert effects[chosen] == within[-1]
 
 
@@ -99,8 +99,10 @@ def test_refusal_direction_chooses_what_its_authors_chose(model: str, n_layers: 
         for name in ("evaluations", "evaluations_filtered", "metadata")
     )
     candidates = [
-        Candidate(one["layer"], one["refusal_score"], one["steering_score"], one["kl_div_score"])
-        for one in scores
+        Candidate(
+            score["layer"], score["refusal_score"], score["steering_score"], score["kl_div_score"]
+        )
+        for score in scores
     ]
     passed = refusal_direction(candidates, n_layers)
     assert len(passed) == len(filtered)

@@ -58,8 +58,8 @@ def model() -> Model:
     return load(ModelSource("pocket", device="cpu"))
 
 
-def steers_of(library: Library, asked: Any) -> list[Steer]:
-    return list(library.steering({"steer": asked}).steers)
+def steers_of(library: Library, spec: Any) -> list[Steer]:
+    return list(library.steering({"steer": spec}).steers)
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,12 @@ class Served:
     client: Any
 
     def text(self, prompt: str, steer: Sequence[Any], **options: Any) -> str:
-        asked = {"max_tokens": 12, "temperature": 0, "extra_body": {"steer": steer}} | options
-        answer = self.client.completions.create(model="pocket", prompt=prompt, **asked)
+        request_options = {
+            "max_tokens": 12,
+            "temperature": 0,
+            "extra_body": {"steer": steer},
+        } | options
+        answer = self.client.completions.create(model="pocket", prompt=prompt, **request_options)
         return str(answer.choices[0].text)
 
     def expected(self, prompt: str, steer: Sequence[Any], sampling: Sampling = GREEDY) -> str:
@@ -135,22 +139,24 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Se
     while lines[-1] != "}\n":
         assert lines[-1], process.communicate()
         lines.append(process.stdout.readline())
-    told = json.loads("".join(lines))
-    assert told["vectors"] == ["edit", "joyful", "sea"]
+    answer = json.loads("".join(lines))
+    assert answer["vectors"] == ["edit", "joyful", "sea"]
     library, _ = read_library(folder)
-    with openai.OpenAI(base_url=told["url"], api_key=KEY, max_retries=0, timeout=300) as client:
-        yield Served(request.param, told["url"], library, client)
+    with openai.OpenAI(base_url=answer["url"], api_key=KEY, max_retries=0, timeout=300) as client:
+        yield Served(request.param, answer["url"], library, client)
     process.terminate()
     process.communicate(timeout=60)
 
 
 def test_requests_at_once_get_each_what_apply_gives(served: Served) -> None:
-    asked = [(prompt, steer) for steer in STEERS for prompt in PROMPTS]
-    with ThreadPoolExecutor(len(asked)) as pool:
-        found = list(pool.map(lambda one: served.text(*one), asked))
-    assert found == [served.expected(*one) for one in asked]
+    requests = [(prompt, steer) for steer in STEERS for prompt in PROMPTS]
+    with ThreadPoolExecutor(len(requests)) as pool:
+        texts = list(pool.map(lambda request: served.text(*request), requests))
+    assert texts == [served.expected(*request) for request in requests]
     for prompt in PROMPTS:
-        assert len({text for (of, _), text in zip(asked, found, strict=True) if of == prompt}) > 3
+        assert (
+            len({text for (of, _), text in zip(requests, texts, strict=True) if of == prompt}) > 3
+        )
 
 
 @pytest.mark.parametrize("steer", STEERS[:3])
@@ -163,10 +169,10 @@ def test_log_probs_are_those_of_the_hooks(served: Served, steer: list[Any]) -> N
         logprobs=3,
         extra_body={"steer": steer},
     )
-    told = answer.choices[0].logprobs
-    assert "".join(told.tokens) == answer.choices[0].text
+    log_probs = answer.choices[0].logprobs
+    assert "".join(log_probs.tokens) == answer.choices[0].text
     ids = model().encode(PROMPTS[0])
-    for log_prob, top in zip(told.token_logprobs, told.top_logprobs, strict=True):
+    for log_prob, top in zip(log_probs.token_logprobs, log_probs.top_logprobs, strict=True):
         clock = TokenClock(len(ids), torch.zeros(1, dtype=torch.int64))
         with torch.no_grad(), injected(model(), steers_of(served.library, steer), clock):
             row = model().network(torch.tensor([ids])).logits[0, -1].double().log_softmax(-1)
@@ -205,7 +211,7 @@ def test_a_chat_is_put_into_the_template(served: Served) -> None:
     prompt = model().chat(messages[0]["content"])
     steered = steers_of(served.library, STEERS[1])
     (expected,) = generate(model(), [prompt], steered, GREEDY, special=False)
-    asked: dict[str, Any] = {
+    request: dict[str, Any] = {
         "model": "pocket",
         "messages": messages,
         "max_completion_tokens": 12,
@@ -215,11 +221,11 @@ def test_a_chat_is_put_into_the_template(served: Served) -> None:
         "top_logprobs": 2,
         "extra_body": {"steer": STEERS[1]},
     }
-    answer = served.client.chat.completions.create(**asked)
+    answer = served.client.chat.completions.create(**request)
     choice = answer.choices[0]
     assert choice.message.content == expected.text
-    assert [len(one.top_logprobs) for one in choice.logprobs.content] == [2] * 12
-    stream = served.client.chat.completions.create(**asked, stream=True)
+    assert [len(entry.top_logprobs) for entry in choice.logprobs.content] == [2] * 12
+    stream = served.client.chat.completions.create(**request, stream=True)
     deltas = [chunk.choices[0].delta for chunk in stream if chunk.choices]
     assert deltas[0].role == "assistant"
     assert "".join(delta.content or "" for delta in deltas) == expected.text
@@ -238,8 +244,8 @@ def test_what_is_drawn_belongs_to_the_seed(served: Served) -> None:
 
 
 def test_a_stop_string_ends_the_text(served: Served) -> None:
-    whole = served.text(PROMPTS[0], STEERS[1], max_tokens=24)
-    stop = whole[8:11]
+    full_text = served.text(PROMPTS[0], STEERS[1], max_tokens=24)
+    stop = full_text[8:11]
     answer = served.client.completions.create(
         model="pocket",
         prompt=PROMPTS[0],
@@ -248,12 +254,12 @@ def test_a_stop_string_ends_the_text(served: Served) -> None:
         stop=[stop, "nothing of the kind"],
         extra_body={"steer": STEERS[1]},
     )
-    assert answer.choices[0].text == whole[: whole.index(stop)]
+    assert answer.choices[0].text == full_text[: full_text.index(stop)]
     assert answer.choices[0].finish_reason == "stop"
 
 
 @pytest.mark.parametrize(
-    ("steer", "status", "told"),
+    ("steer", "status", "message"),
     [
         ([{"vector": "joy"}], 404, "did you mean 'joyful'"),
         ([{"vector": "joy"}], 404, "edit, joyful and sea"),
@@ -274,9 +280,9 @@ def test_a_stop_string_ends_the_text(served: Served) -> None:
     ],
 )
 def test_steers_that_mean_nothing_are_errors(
-    served: Served, steer: Any, status: int, told: str
+    served: Served, steer: Any, status: int, message: str
 ) -> None:
-    with pytest.raises(openai.APIStatusError, match=told) as caught:
+    with pytest.raises(openai.APIStatusError, match=message) as caught:
         served.text(PROMPTS[0], steer)
     assert caught.value.status_code == status
     assert caught.value.body["param"].startswith("steer")
@@ -306,12 +312,12 @@ def test_what_is_asked_for_elsewhere_is_not_dropped(served: Served) -> None:
 def test_it_says_what_it_has_and_did(served: Served) -> None:
     assert next(iter(served.client.models.list())).id == "pocket"
     vectors = served.client.get("/vectors", cast_to=object)["data"]
-    assert [one["id"] for one in vectors] == ["edit", "joyful", "sea"]
+    assert [vector["id"] for vector in vectors] == ["edit", "joyful", "sea"]
     answer = served.client.completions.with_raw_response.create(
         model="pocket", prompt="One", max_tokens=1, extra_body={"steer": [{"vector": "sea"}]}
     )
     (did,) = json.loads(answer.headers["x-steer"])
-    usual = next(one["recommended"] for one in vectors if one["id"] == "sea")
+    usual = next(vector["recommended"] for vector in vectors if vector["id"] == "sea")
     assert did["vector"] == "sea"
     assert {name: did[name] for name in usual} == usual
 
@@ -328,8 +334,8 @@ def test_hugging_face_draws_as_apply_does_and_not_without_end(served: Served) ->
     if served.engine == "vllm":
         pytest.skip("vLLM draws numbers of its own, and has bounds of its own")
     sampling = replace(GREEDY, temperature=0.8, seed=5, top_p=0.9)
-    found = served.text(PROMPTS[0], STEERS[1], temperature=0.8, seed=5, top_p=0.9)
-    assert found == served.expected(PROMPTS[0], STEERS[1], sampling)
+    text = served.text(PROMPTS[0], STEERS[1], temperature=0.8, seed=5, top_p=0.9)
+    assert text == served.expected(PROMPTS[0], STEERS[1], sampling)
     with pytest.raises(openai.BadRequestError):
         served.client.completions.create(model="pocket", prompt=["One"] * 100, n=100)
 
@@ -342,29 +348,29 @@ def test_hugging_face_tells_what_steering_did(served: Served) -> None:
     alone = next(
         generate(model(), PROMPTS[:1], steers_of(served.library, steer), GREEDY, watched=[read])
     )
-    asked: dict[str, Any] = {
+    request: dict[str, Any] = {
         "model": "pocket",
         "prompt": PROMPTS[0],
         "max_tokens": 12,
         "temperature": 0,
         "extra_body": {"steer": steer, "watch": "joyful@2"},
     }
-    answer = served.client.completions.create(**asked)
-    told = answer.choices[0].steer
-    assert told["tokens"] == alone.tokens
-    np.testing.assert_allclose(told["watched"]["joyful@2"], alone.watched["joyful@2"], atol=1e-3)
-    assert [one["share"] for one in told["gates"]] == [one.share for one in alone.gates]
-    assert [one["vector"] for one in answer.steer["steers"]] == ["sea", "joyful"]
+    answer = served.client.completions.create(**request)
+    report = answer.choices[0].steer
+    assert report["tokens"] == alone.tokens
+    np.testing.assert_allclose(report["watched"]["joyful@2"], alone.watched["joyful@2"], atol=1e-3)
+    assert [gate["share"] for gate in report["gates"]] == [gate.share for gate in alone.gates]
+    assert [steer_shown["vector"] for steer_shown in answer.steer["steers"]] == ["sea", "joyful"]
     pieces = [
         chunk.choices[0].steer["watched"]["joyful@2"]
-        for chunk in served.client.completions.create(**asked, stream=True)
+        for chunk in served.client.completions.create(**request, stream=True)
         if "watched" in (getattr(chunk.choices[0], "steer", None) or {})
     ]
-    assert [value for piece in pieces for value in piece] == told["watched"]["joyful@2"]
+    assert [value for piece in pieces for value in piece] == report["watched"]["joyful@2"]
     values = alone.watched["joyful@2"]
     bound = sorted(values)[-3]
     guarded = served.client.completions.create(
-        **asked | {"extra_body": {"steer": steer, "guard": f"joyful@2>{bound}"}}
+        **request | {"extra_body": {"steer": steer, "guard": f"joyful@2>{bound}"}}
     )
     (trip,) = guarded.choices[0].steer["trips"]
     assert trip["token"] == next(i for i, value in enumerate(values) if value > bound)
@@ -396,27 +402,27 @@ def test_hugging_face_has_what_other_clients_ask(served: Served) -> None:
         assert about["chat_template"] == model().tokenizer.chat_template
         options = {"num_predict": 12, "temperature": 0}
         raw = {"model": "pocket:joyful:latest", "prompt": PROMPTS[0], "raw": True}
-        asked = client.post("/api/generate", json={**raw, "stream": False, "options": options})
-        assert asked.json()["response"] == text
+        response = client.post("/api/generate", json={**raw, "stream": False, "options": options})
+        assert response.json()["response"] == text
         for path, body in (("generate", {"options": {"mirostat": 2}}), ("nothing", {})):
             refused = client.post(f"/api/{path}", json=raw | body)
             assert isinstance(refused.json()["error"], str)
         steering = {"watch": "joyful", "guard": "joyful>1e6", "cost": True}
-        told = client.post(
+        answer = client.post(
             "/api/generate", json={**raw, "stream": False, "options": options, **steering}
         ).json()["steer"]
         body = {"model": "pocket:joyful", "prompt": PROMPTS[0], "max_tokens": 12, "temperature": 0}
         (choice,) = client.post("/v1/completions", json={**body, **steering}).json()["choices"]
-        assert told == choice["steer"]
-        assert {"watched", "cost"} <= set(told)
+        assert answer == choice["steer"]
+        assert {"watched", "cost"} <= set(answer)
         message = {"role": "user", "content": "Tell me a story about the sea."}
         chat = {"model": "pocket", "messages": [message], "options": options}
-        lines = [json.loads(one) for one in client.post("/api/chat", json=chat).text.splitlines()]
+        lines = [json.loads(line) for line in client.post("/api/chat", json=chat).text.splitlines()]
         (expected,) = generate(
             model(), [model().chat(message["content"])], [], GREEDY, special=False
         )
-        assert "".join(one["message"]["content"] for one in lines) == expected.text
-        assert [one["done"] for one in lines[-2:]] == [False, True]
+        assert "".join(line["message"]["content"] for line in lines) == expected.text
+        assert [line["done"] for line in lines[-2:]] == [False, True]
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -479,7 +485,7 @@ def test_hugging_face_says_what_the_template_leaves_out(served: Served) -> None:
     assert {name for name in LEFT_OUT for note in notes if repr(name) in note} == set(LEFT_OUT)
     assert answer["steer"]["steers"] == []
     chunks = [json.loads(line[6:]) for line in stream.split("\n\n") if line.startswith("data: {")]
-    assert [one["steer"]["notes"] for one in chunks if "steer" in one] == [notes]
+    assert [chunk["steer"]["notes"] for chunk in chunks if "steer" in chunk] == [notes]
     assert counted["steer"]["notes"] == notes
     assert counted["count"] == answer["usage"]["prompt_tokens"]
     assert "steer" not in plain

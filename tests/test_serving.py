@@ -52,39 +52,39 @@ FIELDS = st.sampled_from(["vector", "coefficient", "layers", "op", "scope", "sch
 VALUES = JSON | st.sampled_from(["calm", "wild", "ablate", "clamp=pos", "response", "2%", [0, 2]])
 
 
-def steers(asked: Any, library: Library = LIBRARY) -> list[Steer]:
-    return list(library.steering({"steer": asked}).steers)
+def steers(request: Any, library: Library = LIBRARY) -> list[Steer]:
+    return list(library.steering({"steer": request}).steers)
 
 
 def test_a_steer_means_what_v_means() -> None:
     calm, wild = LIBRARY.vectors["calm"], LIBRARY.vectors["wild"]
-    asked = [
+    requests = [
         {"vector": "calm"},
         {"vector": "calm", "coefficient": -2, "layers": [0, 2], "scope": "response"},
         {"vector": "wild", "coefficient": "15%", "layers": "all"},
         {"vector": "wild", "op": "clamp=pos", "layers": [2]},
     ]
-    one = Coefficient(1.0)
-    assert steers(asked) == [
-        Steer(calm, one, (0,)),
+    coefficient = Coefficient(1.0)
+    assert steers(requests) == [
+        Steer(calm, coefficient, (0,)),
         Steer(calm, Coefficient(-2.0), (0, 2), Scope("response")),
         Steer(wild, Coefficient(0.15, "residual"), (0, 2)),
-        Steer(wild, one, (2,), op=Operation("clamp", "pos")),
+        Steer(wild, coefficient, (2,), op=Operation("clamp", "pos")),
     ]
     assert steers(None) == steers([]) == []
-    told = [LIBRARY.as_asked(steer) for steer in steers(asked)]
-    assert steers(told) == steers(asked)
+    specs = [LIBRARY.as_asked(steer) for steer in steers(requests)]
+    assert steers(specs) == steers(requests)
 
 
 @given(st.lists(st.dictionaries(FIELDS, VALUES, max_size=4), max_size=2) | JSON)
-def test_whatever_is_asked_is_steers_or_an_error_of_the_request(asked: Any) -> None:
+def test_whatever_is_asked_is_steers_or_an_error_of_the_request(request: Any) -> None:
     try:
-        made = steers(asked)
+        parsed_steers = steers(request)
     except RequestError as error:
         assert error.status in (400, 404)
         json.dumps(error.body)
     else:
-        assert all(abs(steer.coefficient.value) <= LARGEST for steer in made)
+        assert all(abs(steer.coefficient.value) <= LARGEST for steer in parsed_steers)
 
 
 @given(JSON | st.dictionaries(st.sampled_from(["prompt", "messages", "n", "stop"]), JSON))
@@ -115,9 +115,9 @@ def behind(
         state["noise"] = noise - state["noise"]
         value = state["noise"] + state["left"] - 0.5 * (steered and len(body["s"]))
         state["left"] += left * len(body["s"])
-        told = {"choices": [{"logprobs": {"top_logprobs": [{"a": value, "b": -1.0}]}}]}
+        answer = {"choices": [{"logprobs": {"top_logprobs": [{"a": value, "b": -1.0}]}}]}
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": json.dumps(told).encode()})
+        await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
 
     def hand_on(body: dict[str, Any], steering: Steering, _scope: Any) -> dict[str, Any]:
         return body | {"s": [str(steer) for steer in steering.steers]}
@@ -224,22 +224,22 @@ def test_a_key_is_needed_and_json_is_asked_for() -> None:
 def test_what_vllm_gets_cannot_be_forged() -> None:
     library = Library({"calm": tiny.vector(tiny.model("llama"), layers=(1,))})
     steering = library.steering({"steer": [{"vector": "calm"}]})
-    made = vllm_server.handed_on({"prompt": "a"}, steering, library)
-    assert json.loads(made["vllm_xargs"]["steer"])[0]["vector"] == "calm"
+    request_body = vllm_server.handed_on({"prompt": "a"}, steering, library)
+    assert json.loads(request_body["vllm_xargs"]["steer"])[0]["vector"] == "calm"
     plain = vllm_server.handed_on({"prompt": "a"}, Steering(), library)
     assert plain == {"prompt": "a"}
     # A client's own salt neither meets that of steers nor parts from itself.
-    salts = [made["cache_salt"]]
-    for salt in (made["cache_salt"], made["vllm_xargs"]["steer"], "s"):
-        for asked in (Steering(), steering):
+    salts = [request_body["cache_salt"]]
+    for salt in (request_body["cache_salt"], request_body["vllm_xargs"]["steer"], "s"):
+        for requested in (Steering(), steering):
             body = {"cache_salt": salt, "vllm_xargs": {"kept": 1}}
-            again = vllm_server.handed_on(dict(body), asked, library)
-            assert again == vllm_server.handed_on(dict(body), asked, library)
+            again = vllm_server.handed_on(dict(body), requested, library)
+            assert again == vllm_server.handed_on(dict(body), requested, library)
             assert again["vllm_xargs"]["kept"] == 1
             salts.append(again["cache_salt"])
     assert len(set(salts)) == len(salts)
     for body in (
-        {"vllm_xargs": {"steer": made["vllm_xargs"]["steer"]}},
+        {"vllm_xargs": {"steer": request_body["vllm_xargs"]["steer"]}},
         {"vllm_xargs": {"steer": ""}},
         {"vllm_xargs": 3},
         {"cache_salt": 3},
@@ -253,7 +253,7 @@ def test_what_vllm_gets_cannot_be_forged() -> None:
 def test_what_vllm_cannot_do_is_an_error_of_the_request() -> None:
     library = Library({"calm": tiny.vector(tiny.model("llama"), layers=(1,))})
     many = [{"vector": "calm", "op": f"cap={index}"} for index in range(3)]
-    for asked in (
+    for requested in (
         {"steer": [{"vector": "calm", "op": "rotate=20"}]},
         {"steer": many},
         {"steer": "calm", "watch": "calm"},
@@ -263,7 +263,7 @@ def test_what_vllm_cannot_do_is_an_error_of_the_request() -> None:
         {"cost": True},
     ):
         with pytest.raises(RequestError):
-            vllm_server.handed_on({}, library.steering(asked), library)
+            vllm_server.handed_on({}, library.steering(requested), library)
     assert vllm_server.shape(library).layers == (1,)
     assert vllm_server.arguments({"a_b": True, "c": False, "d": {"e": 1}, "f": 2}) == [
         "--a-b", "--no-c", "--d", '{"e": 1}', "--f", "2",
@@ -321,17 +321,17 @@ def test_vllm_gets_the_template_arguments_of_vectors() -> None:
     library = Library({"calm": vector})
     steering = library.steering({"steer": "calm"})
 
-    def given(body: dict[str, Any], typed: list[str]) -> Any:
+    def body_of(body: dict[str, Any], typed: list[str]) -> Any:
         template = parse_settings(typed, None)
         handed = vllm_server.handed_on({"messages": []} | body, steering, library, template)
         return handed.get("chat_template_kwargs")
 
-    assert given({}, []) == {"a": 1}
-    assert given({"chat_template_kwargs": {"a": 2}}, []) == {"a": 2}
-    assert given({"chat_template_kwargs": {"a": 2}}, ["a=3", "b=4"]) == {"a": 2, "b": 4}
+    assert body_of({}, []) == {"a": 1}
+    assert body_of({"chat_template_kwargs": {"a": 2}}, []) == {"a": 2}
+    assert body_of({"chat_template_kwargs": {"a": 2}}, ["a=3", "b=4"]) == {"a": 2, "b": 4}
     for wrong in (3, [1], {"tokenize": True}):
         with pytest.raises(RequestError):
-            given({"chat_template_kwargs": wrong}, [])
+            body_of({"chat_template_kwargs": wrong}, [])
 
 
 def test_a_folder_is_read_once_and_only_what_fits_is_served(tmp_path: Path) -> None:
@@ -442,16 +442,16 @@ def test_a_model_can_be_named_after_a_vector() -> None:
 
 def test_models_are_listed_under_each_vector() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        told = {"object": "list", "data": [{"id": "org/m", "owned_by": "x"}, {"id": "n"}]}
+        models_answer = {"object": "list", "data": [{"id": "org/m", "owned_by": "x"}, {"id": "n"}]}
         assert scope["path"] == "/v1/models" and scope["method"] == "GET"
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        for part in (json.dumps(told)[:9], json.dumps(told)[9:]):
+        for part in (json.dumps(models_answer)[:9], json.dumps(models_answer)[9:]):
             await send({"type": "http.response.body", "body": part.encode(), "more_body": True})
 
     library = Library(dict(LIBRARY.vectors))
     front = SteeringMiddleware(app, library, lambda body, *_: body, access=Access("k"))
     models = ask(front, "GET", "/v1/models").json()
-    names = [one["id"] for one in models["data"]]
+    names = [entry["id"] for entry in models["data"]]
     assert names == ["org/m", "org/m:calm", "org/m:wild", "n", "n:calm", "n:wild"]
     for name, model in zip(names, models["data"], strict=True):
         assert ask(front, "GET", f"/v1/models/{name}").json() == model
@@ -469,10 +469,12 @@ def test_what_steers_where_a_request_names_nothing() -> None:
     assert steers("wild", library) == steers("wild")
     (gated,) = library.steering({"when": "wild>0.5"}).steers
     assert gated.gate is not None and gated.coefficient == Coefficient(2.0)
-    made = library.steering({"watch": ["calm", "wild@2"], "guard": "calm>1", "on_trip": "ablate"})
-    assert [one.layer for one in made.watched] == [0, 2]
-    assert made.watched[1].vector is LIBRARY.vectors["wild"]
-    assert made.guards[0].on_trip == "ablate"
+    steering = library.steering(
+        {"watch": ["calm", "wild@2"], "guard": "calm>1", "on_trip": "ablate"}
+    )
+    assert [watched.layer for watched in steering.watched] == [0, 2]
+    assert steering.watched[1].vector is LIBRARY.vectors["wild"]
+    assert steering.guards[0].on_trip == "ablate"
     for fields, param in (
         ({"when": "wild"}, "when"),
         ({"steer": [], "when": "wild>1"}, "when"),
@@ -497,9 +499,9 @@ def test_a_vector_that_changes_nothing_is_left_out_by_name() -> None:
             return
         body = json.loads((await receive())["body"])
         value = -1.0 * ("calm" in str(body["s"]))
-        told = {"choices": [{"logprobs": {"top_logprobs": [{"a": value}]}}]}
+        answer = {"choices": [{"logprobs": {"top_logprobs": [{"a": value}]}}]}
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": json.dumps(told).encode()})
+        await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
 
     library = Library({"calm": make_vector(), "idle": tiny.renamed(make_vector(), name="idle")})
 
@@ -529,7 +531,7 @@ def test_what_never_ends_is_interrupted() -> None:
 
 def test_a_short_request_does_not_wait_for_a_long_one() -> None:
     many = Order([Row("", i, [1, 5, 9]) for i in range(128)], Steering(), Sampling(max_tokens=60))
-    one = Order([Row("", 0, [1, 5, 9])], Steering(), Sampling(max_tokens=1))
+    order = Order([Row("", 0, [1, 5, 9])], Steering(), Sampling(max_tokens=1))
 
     async def run(batcher: Batcher) -> tuple[int, int]:
         long = batcher.order(many)
@@ -541,7 +543,7 @@ def test_a_short_request_does_not_wait_for_a_long_one() -> None:
         long = batcher.order(many)
         events = long.stream()
         await anext(events)
-        assert isinstance([event async for event in batcher.order(one).stream()][-1], End)
+        assert isinstance([event async for event in batcher.order(order).stream()][-1], End)
         before = long.received.qsize()
         rest = [event async for event in events]
         return before, sum(isinstance(event, End) for event in rest)
@@ -566,10 +568,10 @@ def test_texts_of_many_requests_share_their_forwards() -> None:
     ]
 
     async def run(batcher: Batcher) -> None:
-        async def one(order: Order) -> None:
+        async def run_order(order: Order) -> None:
             assert [event async for event in batcher.order(order).stream()]
 
-        await asyncio.gather(*map(one, orders))
+        await asyncio.gather(*map(run_order, orders))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model.network, "forward", counted)

@@ -36,8 +36,8 @@ BLOCKS = [
 
 def typed(words: list[str], team: Team) -> str:  # noqa: F811
     place = {"hf://OWNER/REPO": team.url, "MODEL": "pocket"}
-    for name, meant in place.items():
-        words = [word.replace(name, meant) for word in words]
+    for name, expected in place.items():
+        words = [word.replace(name, expected) for word in words]
     return steer(*words)
 
 
@@ -52,22 +52,22 @@ def test_a_vector_goes_from_one_machine_to_another(
     assert [words[0] for words in receiving] == [
         "list", "pull", "pull", "verify", "apply", "apply", "bake",
     ]  # fmt: skip
-    one, other = tmp_path / "one", tmp_path / "other"
-    shutil.copytree(ROOT / "vectors", one / "vectors")
+    first, other = tmp_path / "one", tmp_path / "other"
+    shutil.copytree(ROOT / "vectors", first / "vectors")
     other.mkdir()
-    monkeypatch.chdir(one)
+    monkeypatch.chdir(first)
     for words in sending:
         typed(words, team)
     monkeypatch.chdir(other)
-    shutil.copy(one / "k.pub", "k.pub")
-    told = {tuple(words): typed(words, team) for words in receiving if words[0] != "bake"}
-    assert "joyful" in told[tuple(receiving[0])]
-    verified = told[tuple(receiving[3])]
+    shutil.copy(first / "k.pub", "k.pub")
+    outputs = {tuple(words): typed(words, team) for words in receiving if words[0] != "bake"}
+    assert "joyful" in outputs[tuple(receiving[0])]
+    verified = outputs[tuple(receiving[3])]
     assert "signed by" in verified and "fits pocket" in verified
-    pulled, fetched = (told[tuple(words)] for words in receiving[4:6])
+    pulled, fetched = (outputs[tuple(words)] for words in receiving[4:6])
     assert pulled == fetched != steer("apply", "Once")
     file = "joyful.safetensors"
-    assert Path("vectors", file).read_bytes() == (one / "vectors" / file).read_bytes()
+    assert Path("vectors", file).read_bytes() == (first / "vectors" / file).read_bytes()
     in_a_recipe(team, pulled)
     if team.url.startswith("hf:"):  # what comes after does not know the place any more
         for words in (*converting[:2], receiving[-1]):  # the others need files of other tools
@@ -104,9 +104,9 @@ def check_baked() -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     network = transformers.AutoModelForCausalLM.from_pretrained(folder)
     ids = tokenizer("Once", return_tensors="pt")
-    made = network.generate(**ids, max_new_tokens=30, do_sample=False)[
+    tokens = network.generate(**ids, max_new_tokens=30, do_sample=False)[
         0, ids["input_ids"].shape[1] :
     ]
-    text = tokenizer.decode(made, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     words = ("apply", "Once", "-v", "joyful:2@2", "-t", "0", "--max-tokens", "30", "--json")
     assert json.loads(steer(*words))["results"][0]["text"] == text

@@ -98,15 +98,15 @@ class Team:
 
 @pytest.fixture(params=["hf", "s3", "sftp", "file", "path"])
 def team(request: pytest.FixtureRequest, tmp_path: Path) -> Team:
-    made = tmp_path.name
+    folder_name = tmp_path.name
     if request.param == "hf":
         request.getfixturevalue("hub")
         return Team("hf://team/vectors", "hf://team/vectors")
     if request.param == "s3":
-        url = f"{request.getfixturevalue('bucket')}/{made}"
+        url = f"{request.getfixturevalue('bucket')}/{folder_name}"
         return Team(url, url)
     if request.param == "sftp":
-        url = f"{request.getfixturevalue('sftp')}/{made}/deep"
+        url = f"{request.getfixturevalue('sftp')}/{folder_name}/deep"
         return Team(url, url.replace(":secret", ""))
     url = f"{tmp_path}/shared/team"
     return Team(f"file://{url}" if request.param == "file" else url, url)
@@ -197,7 +197,7 @@ def test_only_headers_are_read_to_list(hub: Hub) -> None:
     push(parse_folder("hf://team/vectors"), [parcel(path)], {})
     hub.sent, hub.ranges = 0, []
     listed = listing(open_place(parse_folder("hf://team/vectors")))
-    assert [one.metadata.model for one in listed if one.metadata] == [wide]
+    assert [entry.metadata.model for entry in listed if entry.metadata] == [wide]
     assert hub.ranges == ["bytes=0-65535"] and hub.sent <= 65536 < path.stat().st_size
 
 
@@ -319,8 +319,8 @@ def signed(seed: int, key: str | None) -> Path:
     path = written(seed=seed)
     path.with_name("calm.safetensors.sig").unlink(missing_ok=True)
     if key is not None:
-        made = () if Path(key).exists() else ("--new-key",)
-        steer("sign", path, "--key", key, *made)
+        options = () if Path(key).exists() else ("--new-key",)
+        steer("sign", path, "--key", key, *options)
     return path
 
 
@@ -505,8 +505,8 @@ def test_a_card_says_what_was_measured_and_nothing_of_its_text_is_markup() -> No
         {"vector": None, "label": "unsteered", "kl": None, "preference": measured},
         {"vector": "calm", "label": "calm", "kl": measured, "preference": measured},
     ]
-    told = {"vectors": {"calm": digest}, "rows": rows, "command": "steer eval -v calm"}
-    Path("eval.json").write_text(json.dumps(told))
+    evidence_fields = {"vectors": {"calm": digest}, "rows": rows, "command": "steer eval -v calm"}
+    Path("eval.json").write_text(json.dumps(evidence_fields))
     steer("push", path, "team")
     assert "Not measured" in Path("team/calm.md").read_text()
     steer("push", path, "team", "--evidence", "eval.json")
@@ -527,7 +527,7 @@ def _push_many(url: str, name: str, rounds: int, seeds: list[int]) -> None:
 def at_once(work: Callable[..., None], *arguments: tuple[Any, ...]) -> None:
     """Run it with each of the arguments, in threads: a fork would take the servers' locks along."""
     with ThreadPoolExecutor() as pool:
-        for running in [pool.submit(work, *one) for one in arguments]:
+        for running in [pool.submit(work, *argument) for argument in arguments]:
             running.result()
 
 

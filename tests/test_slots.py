@@ -46,7 +46,7 @@ def steerings(model: Model) -> list[list[Steer]]:
 
 
 def named(steers: list[list[Steer]]) -> dict[SteeringVector, str]:
-    vectors = dict.fromkeys(steer.vector for one in steers for steer in one)
+    vectors = dict.fromkeys(steer.vector for each_steer in steers for steer in each_steer)
     return {vector: f"v{index}" for index, vector in enumerate(vectors)}
 
 
@@ -74,18 +74,18 @@ def test_slots_edit_as_hooks_do(parts: int) -> None:
 
     blocks = model.network.model.layers
     handles = [blocks[layer].register_forward_hook(edit(layer)) for layer in slots.layers]
-    found = []
+    readings = []
     try:
         for steers in every:
             key = wire.encode(steers, names)
             slots.find(key, wire.decode(key, {name: v for v, name in names.items()}), {})
             slots.fill([key], [0, len(IDS)], [len(IDS) - 1])
-            found.append(logits(model, IDS))
+            readings.append(logits(model, IDS))
     finally:
         for handle in handles:
             handle.remove()
     plain = logits(model, IDS)
-    for steers, got in zip(every, found, strict=True):
+    for steers, got in zip(every, readings, strict=True):
         clock = TokenClock(len(IDS), torch.zeros(1, dtype=torch.int64))
         with injected(model, steers, clock):
             expected = logits(model, IDS)
@@ -119,12 +119,12 @@ class Hooked(Engine):
     def log_probs(
         self, rows: Sequence[Sequence[int]], steerings: Sequence[Sequence[Steer]], top: int
     ) -> list[dict[int, float]]:
-        found = []
+        readings = []
         for ids, steers in zip(rows, steerings, strict=True):
             clock = TokenClock(len(ids), torch.zeros(1, dtype=torch.int64))
             with injected(self.network, () if self.deaf else steers, clock):
-                found.append(dict(enumerate(logits(self.network, list(ids))[-1].tolist())))
-        return found
+                readings.append(dict(enumerate(logits(self.network, list(ids))[-1].tolist())))
+        return readings
 
 
 class Deaf(Hooked):

@@ -32,7 +32,7 @@ from steer.vectors.sites import Site, format_layers, parse_layers
 
 
 @pytest.mark.parametrize(
-    ("typed", "what"),
+    ("typed", "option"),
     [
         ("joyful:2@2@3", "layers"),
         ("joyful@2@3/prompt", "layers"),
@@ -40,8 +40,8 @@ from steer.vectors.sites import Site, format_layers, parse_layers
         ("joyful:2@3:4", "a coefficient"),
     ],
 )
-def test_what_is_typed_twice_is_no_part_of_a_name(typed: str, what: str) -> None:
-    with pytest.raises(UsageError, match=f"has {what} twice"):
+def test_what_is_typed_twice_is_no_part_of_a_name(typed: str, option: str) -> None:
+    with pytest.raises(UsageError, match=f"has {option} twice"):
         parse(typed)
 
 
@@ -121,13 +121,13 @@ schedules = (
     st.just(CONSTANT)
     | st.builds(Schedule, st.sampled_from(["ramp", "decay", "first", "after"]), st.integers(1, 500))
     | st.builds(
-        lambda found: Schedule("on", spans=tuple(found)), st.lists(spans, min_size=1, max_size=3)
+        lambda pairs: Schedule("on", spans=tuple(pairs)), st.lists(spans, min_size=1, max_size=3)
     )
 )
 layers = (
     st.none()
     | st.just("all")
-    | st.sets(st.integers(0, 99), min_size=1).map(lambda found: tuple(sorted(found)))
+    | st.sets(st.integers(0, 99), min_size=1).map(lambda numbers: tuple(sorted(numbers)))
 )
 
 
@@ -186,10 +186,10 @@ def test_a_condition_reads_back_as_it_is_written(condition: ThresholdSpec) -> No
 @given(st.text(max_size=12) | st.text(st.sampled_from("a@>< 0.5/"), max_size=12))
 def test_any_text_is_a_condition_or_a_usage_error(text: str) -> None:
     try:
-        found = parse_threshold(text)
+        threshold = parse_threshold(text)
     except UsageError:
         return
-    assert parse_threshold(str(found)) == found
+    assert parse_threshold(str(threshold)) == threshold
 
 
 @pytest.mark.parametrize(
@@ -298,10 +298,10 @@ _PIECES = ["a", "b1", "/", ":", "@", "\\", "hf://", "s3://", "refs/pr/1", "\n", 
 @settings(max_examples=1_000)
 def test_a_spec_is_split_as_the_whole_syntax_says(text: str) -> None:
     expected = _WHOLE.fullmatch(text)
-    reference, found = _split(text)
+    reference, rest = _split(text)
     assert expected is not None
     assert reference == expected["reference"]
-    assert found.groupdict() == {
+    assert rest.groupdict() == {
         name: value for name, value in expected.groupdict().items() if name != "reference"
     }
 

@@ -30,9 +30,9 @@ def test_nothing_like_what_is_held_out_is_left(texts: list[str], seed: int, shar
     except InputError:
         return
     assert (kept, held) == split(records, share, seed=seed)
-    assert sorted(one["n"] for one in kept + held) == list(range(len(texts)))
+    assert sorted(record["n"] for record in kept + held) == list(range(len(texts)))
     assert 0 < len(held) <= round(share * len(texts))
-    sides = {one["n"]: one in held for one in kept + held}
+    sides = {record["n"]: record in held for record in kept + held}
     assert all(sides[a] == sides[b] for a, b in near_duplicates(texts))
 
 
@@ -41,9 +41,9 @@ def test_prompts_stay_together_where_there_are_enough() -> None:
     kept, held = split([("f", row) for row in rows], 0.25)
     assert len(held) == 8
     assert not {row["prompt"] for row in kept} & {row["prompt"] for row in held}
-    one = [("f", row | {"prompt": "Q"}) for row in rows]
-    assert len(split(one, 0.25)[1]) == 10
-    assert split(one, 0.25)[1] != split(one, 0.25, seed=1)[1]
+    records = [("f", row | {"prompt": "Q"}) for row in rows]
+    assert len(split(records, 0.25)[1]) == 10
+    assert split(records, 0.25)[1] != split(records, 0.25, seed=1)[1]
 
 
 def test_what_cannot_be_split() -> None:
@@ -91,7 +91,7 @@ def test_texts_that_are_not_utf8_are_refused_by_every_command(
     while todo:
         path, command = todo.pop()
         if commands := getattr(command, "commands", None):
-            todo += [((*path, name), one) for name, one in commands.items()]
+            todo += [((*path, name), command) for name, command in commands.items()]
             continue
         for parameter in command.params:
             if not takes_text(parameter):

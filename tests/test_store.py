@@ -269,8 +269,8 @@ def test_nothing_shown_can_drive_a_terminal(text: str) -> None:
 @given(st.text(st.characters(exclude_categories=())))
 @example("\x9b2J\u202e\udcff\x7f")
 def test_json_that_is_shown_says_the_same(text: str) -> None:
-    told = files.escaped(json.dumps(text, ensure_ascii=False))
-    assert files.shown(told) == told and json.loads(told) == text
+    escaped = files.escaped(json.dumps(text, ensure_ascii=False))
+    assert files.shown(escaped) == escaped and json.loads(escaped) == text
     files.shown(text).encode()
 
 
@@ -282,16 +282,16 @@ def test_json_that_is_shown_says_the_same(text: str) -> None:
 )
 @settings(max_examples=200)
 def test_a_file_opens_if_and_only_if_its_norms_are_those_of_its_numbers(
-    row: list[float], said: float
+    row: list[float], norm_shown: float
 ) -> None:
     numbers = np.array([row], dtype=np.float32)
     norm = float(np.linalg.norm(numbers.astype(np.float64)))
-    for told in (norm, said):
-        vector = _with_norm(numbers, told)
+    for value in (norm, norm_shown):
+        vector = _with_norm(numbers, value)
         data = store.to_bytes(vector.sealed())
-        if numbers.any() and math.isclose(norm, told, rel_tol=1e-4):
+        if numbers.any() and math.isclose(norm, value, rel_tol=1e-4):
             assert (store.from_bytes(data, "x").directions == numbers).all()
-        elif not numbers.any() or not math.isclose(norm, told, rel_tol=1e-2):
+        elif not numbers.any() or not math.isclose(norm, value, rel_tol=1e-2):
             with pytest.raises(VectorError, match=r"zeros|contradicts itself"):
                 store.from_bytes(data, "x")
 
@@ -300,8 +300,8 @@ def test_rows_of_zeros_open_only_where_the_metadata_say_so_and_others_are_not_ze
     rows = np.array([np.zeros(8), np.arange(8)], dtype=np.float32)
     honest = make_vector()
     statistics = tuple(
-        msgspec.structs.replace(one, norm=float(np.linalg.norm(row)))
-        for one, row in zip(honest.metadata.statistics, rows, strict=True)
+        msgspec.structs.replace(statistic, norm=float(np.linalg.norm(row)))
+        for statistic, row in zip(honest.metadata.statistics, rows, strict=True)
     )
     right = SteeringVector(msgspec.structs.replace(honest.metadata, statistics=statistics), rows)
     assert (store.from_bytes(store.to_bytes(right.sealed()), "x").directions == rows).all()
@@ -318,5 +318,5 @@ def test_rows_of_zeros_open_only_where_the_metadata_say_so_and_others_are_not_ze
 def _with_norm(rows: np.ndarray, norm: float) -> SteeringVector:
     metadata = make_vector(layers=(0,)).metadata
     [only] = metadata.statistics
-    told = (msgspec.structs.replace(only, norm=norm),)
-    return SteeringVector(msgspec.structs.replace(metadata, statistics=told), rows)
+    statistics = (msgspec.structs.replace(only, norm=norm),)
+    return SteeringVector(msgspec.structs.replace(metadata, statistics=statistics), rows)

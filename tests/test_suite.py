@@ -35,17 +35,17 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_stories_know_nothing_of_tags() -> None:
-    made = subjects.stories()
-    assert len(set(made)) == len(made) > 90
-    assert made == subjects.stories()
-    assert not any(text.startswith("[") for text in made)
+    subjects_made = subjects.stories()
+    assert len(set(subjects_made)) == len(subjects_made) > 90
+    assert subjects_made == subjects.stories()
+    assert not any(text.startswith("[") for text in subjects_made)
     with pytest.raises(UsageError, match="too few"):
         subjects.unlike(["a", "b", " "] * 9)
 
 
 def test_every_value_of_the_grammar_is_a_subject() -> None:
     every = subjects.of_pocket()
-    assert [one.grammar for one in every] == [v for kind in corpus.KINDS.values() for v in kind]
+    assert [row.grammar for row in every] == [v for kind in corpus.KINDS.values() for v in kind]
     assert subjects.of_pocket(["sea"])[0].condition == "[topic: sea]"
     with pytest.raises(UsageError, match="has no 'happy'"):
         subjects.of_pocket(["happy"])
@@ -60,11 +60,11 @@ def test_a_method_that_fails_counts_as_nothing() -> None:
         {"subject": "b", "method": "x", "choice": None},
         {"subject": "c", "method": "x", "recovery": there(0.25), "of_prompt": there(1.5)},
     ]
-    [made] = summary(rows)
-    assert (made["n"], made["failed"]) == (3, 1)
-    assert made["recovery"] == {"value": 0.25, "low": 0.0, "high": 0.5}
-    assert made["of_prompt"] == {"value": 0.75, "low": 0.0, "high": 1.5}
-    assert made["kl"] is None
+    [row] = summary(rows)
+    assert (row["n"], row["failed"]) == (3, 1)
+    assert row["recovery"] == {"value": 0.25, "low": 0.0, "high": 0.5}
+    assert row["of_prompt"] == {"value": 0.75, "low": 0.0, "high": 1.5}
+    assert row["kl"] is None
 
 
 def test_others_vectors_are_swept_in_shares_of_the_activations_too() -> None:
@@ -72,15 +72,16 @@ def test_others_vectors_are_swept_in_shares_of_the_activations_too() -> None:
     model = tiny.model("llama")
     ours = tiny.vector(model)
     nameless = tuple(
-        msgspec.structs.replace(one, resid_norm=None) for one in ours.metadata.statistics
+        msgspec.structs.replace(statistic, resid_norm=None)
+        for statistic in ours.metadata.statistics
     )
     theirs = replace(ours, metadata=msgspec.structs.replace(ours.metadata, statistics=nameless))
     written = write(model, TextSettings(("w1 w2",), samples=4, max_tokens=8), ())
     known = suites.with_lengths(model, theirs, written)
     for layer in ours.metadata.layers:
-        made = Steer(known, Coefficient(0.2, "residual"), (layer,)).delta(layer)
+        delta = Steer(known, Coefficient(0.2, "residual"), (layer,)).delta(layer)
         length = known.metadata.at(layer).resid_norm
-        assert length and 0.2 * length == pytest.approx(np.linalg.norm(made), rel=1e-3)
+        assert length and 0.2 * length == pytest.approx(np.linalg.norm(delta), rel=1e-3)
     assert suites.with_lengths(model, known, written) is known
 
 
@@ -93,23 +94,23 @@ def wait(model: Any, subject: subjects.Subject) -> list[dict[str, Any]]:
 
 def test_who_stops_waits_for_no_process() -> None:
     before = set(multiprocessing.active_children())
-    told = processes.done(ModelSource("pocket"), subjects.of_pocket(["city", "sea"]), wait, 2)
-    subject, rows = next(told)
+    results = processes.done(ModelSource("pocket"), subjects.of_pocket(["city", "sea"]), wait, 2)
+    subject, rows = next(results)
     assert subject.name == "sea" and rows[0]["width"] > 0
     started = set(multiprocessing.active_children()) - before
     assert len(started) == 2
-    told.close()
+    results.close()
     assert not any(child.is_alive() for child in started)
 
 
 def test_a_process_that_is_killed_is_reported() -> None:
     before = set(multiprocessing.active_children())
-    told = processes.done(ModelSource("pocket"), subjects.of_pocket(["sea", "city"]), wait, 1)
-    next(told)
+    results = processes.done(ModelSource("pocket"), subjects.of_pocket(["sea", "city"]), wait, 1)
+    next(results)
     for child in set(multiprocessing.active_children()) - before:
         child.kill()
     with pytest.raises(SteerError, match="was killed"):
-        next(told)
+        next(results)
 
 
 @pytest.mark.usefixtures("small")
@@ -139,11 +140,11 @@ def test_rows_lie_between_nothing_and_the_prompt(monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as full:
         full.setattr("steer.base.files.write_atomic", lambda *_, **__: _no_room())
         assert steer(*words, "-v", "sea=other.gguf", "-o", "x.json").exit_code == 1
-    told = steer(*words, "-v", "sea=other.gguf", "-o", "x.json")
-    assert told.exit_code == 0, told.stderr
-    assert "2 of 2 were done before" in told.stderr
-    found = json.loads(Path("x.json").read_text())
-    rows = {(row["subject"], row["method"]): row for row in found["rows"]}
+    result = steer(*words, "-v", "sea=other.gguf", "-o", "x.json")
+    assert result.exit_code == 0, result.stderr
+    assert "2 of 2 were done before" in result.stderr
+    report = json.loads(Path("x.json").read_text())
+    rows = {(row["subject"], row["method"]): row for row in report["rows"]}
     assert {method for subject, method in rows if subject == "sea"} == {
         *("unsteered", "mean_diff", "lda", "other.gguf", "random direction", "the prompt"),
         *("the prompt guided ×1", "the prompt guided ×0"),
@@ -157,8 +158,8 @@ def test_rows_lie_between_nothing_and_the_prompt(monkeypatch: pytest.MonkeyPatch
         assert rows[subject, "mean_diff"]["kl"]["value"] > 0
     assert rows["sea", "mean_diff"]["recovery"]["value"] > 0.05
     assert rows["sea", "random direction"]["recovery"]["value"] < 0.05
-    assert "the prompt" in told.stdout
-    assert [one["n"] for one in found["summary"] if one["method"] == "other.gguf"] == [1]
+    assert "the prompt" in result.stdout
+    assert [row["n"] for row in report["summary"] if row["method"] == "other.gguf"] == [1]
 
 
 def test_what_cannot_be_compared_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,7 +170,7 @@ def commands() -> Iterator[tuple[str, Any]]:
     while left:
         name, command = left.pop()
         within = getattr(command, "commands", {})
-        left += [(f"{name} {part}", one) for part, one in within.items()]
+        left += [(f"{name} {part}", item) for part, item in within.items()]
         if not within:
             yield name, command
 

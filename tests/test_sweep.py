@@ -127,7 +127,7 @@ def test_finer_shares_lie_about_the_edge_of_the_budget() -> None:
     assert more is not None
     assert [row.layers for row in more.rows] == [(1,), (2,), (0,)]
     for row in more.rows:
-        shares = [one.value for one in row.coefficients]
+        shares = [coefficient.value for coefficient in row.coefficients]
         assert len(set(shares)) == len(SHARES)
         assert any(share < edge for share in shares)
         assert any(share > edge for share in shares)
@@ -157,7 +157,9 @@ def look_of(nats: dict[tuple[int, int], float]) -> tuple[Any, list[tuple[int, in
 @pytest.mark.parametrize("passing", range(8))
 def test_the_strongest_cell_within_the_nats_is_found(passing: int) -> None:
     positions = [(0, column) for column in range(8)]
-    look, looked = look_of({one: 0.0 if one[1] >= passing else 1.0 for one in positions})
+    look, looked = look_of(
+        {position: 0.0 if position[1] >= passing else 1.0 for position in positions}
+    )
     assert _edge(positions, look, 0.5).position == (0, passing)
     assert len(looked) <= 4
     costs = np.array([[5.0, 4.0, 4.5, 3.0]])
@@ -172,7 +174,7 @@ def chosen_of(
     grid = grid_of(shape[0], tuple(np.linspace(0.1, 0.9, shape[1])))
     scores = scores_of(effects, np.asarray(effects, float))
     look, looked = look_of(dict(np.ndenumerate(np.asarray(nats, float))))
-    monkeypatch.setattr("steer.evaluation.choice._tried", lambda *given: look(given[2]))
+    monkeypatch.setattr("steer.evaluation.choice._tried", lambda *arguments: look(arguments[2]))
     monkeypatch.setattr("steer.evaluation.choice.expected_nats", lambda *_: None)
     bench = SimpleNamespace(model=None, own=())
     anything: Any = None
@@ -235,9 +237,9 @@ def test_the_texts_of_both_seeds_are_within_the_budget(new: float, stable: bool)
 
 
 def test_the_default_grid_suits_the_vector() -> None:
-    assert {one.unit for one in default_coefficients(make_vector())} == {"residual"}
+    assert {coefficient.unit for coefficient in default_coefficients(make_vector())} == {"residual"}
     low_rank = tiny.low_rank_steer(tiny.model("llama")).vector
-    assert {one.unit for one in default_coefficients(low_rank)} == {"vector"}
+    assert {coefficient.unit for coefficient in default_coefficients(low_rank)} == {"vector"}
 
 
 @pytest.fixture(scope="session")
@@ -263,7 +265,7 @@ def run(folder: Path, *words: object) -> Any:
 def test_a_sweep_that_was_killed_goes_on_to_the_same(
     joyful: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run(folder, "--texts", "held.jsonl", "--json")
+    complete = run(folder, "--texts", "held.jsonl", "--json")
     original, calls = Scorer.score, 0
 
     def dying(*arguments: Any) -> Any:
@@ -278,14 +280,14 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same(
     monkeypatch.setattr(Scorer, "score", original)
     resumed = run(folder, "--texts", "held.jsonl", "--json")
     assert "resuming an interrupted sweep" in resumed.stderr
-    assert json.loads(resumed.stdout) == json.loads(whole.stdout)
+    assert json.loads(resumed.stdout) == json.loads(complete.stdout)
     assert "going on" not in run(folder, "--texts", "held.jsonl", "--json").stderr
 
 
 def test_rows_are_shown_without_passwords(joyful: str) -> None:
     address = "ssh://me:se%40cret@host/team/joyful"
-    found = Path("vectors/joyful.safetensors")
-    rows = swept_grid([address, "joyful:norm=keep"], "1", "5%", find=lambda _: found).rows
+    path = Path("vectors/joyful.safetensors")
+    rows = swept_grid([address, "joyful:norm=keep"], "1", "5%", find=lambda _: path).rows
     assert [row.reference for row in rows] == ["ssh://me@host/team/joyful", "joyful"]
     assert rows[0].typed(0) == "ssh://me@host/team/joyful:5%@1"
 
@@ -305,11 +307,11 @@ def test_a_full_disk_does_not_cost_the_scores(
     def full(*_: Any, **__: Any) -> None:
         raise SteerError("no room")
 
-    asked = ("--texts", "held.jsonl", "--seed", 7, "-o", "sweep.json")
+    options = ("--texts", "held.jsonl", "--seed", 7, "-o", "sweep.json")
     with monkeypatch.context() as patched:
         patched.setattr(sweep_command, "_write", full)
-        assert run(folder, *asked).exit_code == 1
-    again = run(folder, *asked)
+        assert run(folder, *options).exit_code == 1
+    again = run(folder, *options)
     assert "resuming an interrupted sweep" in again.stderr
     assert Path("sweep.json").is_file()
 
@@ -343,19 +345,19 @@ def test_what_cannot_be_swept_says_so(
 
 def test_vectors_and_ops_are_swept_beside_each_other(joyful: str, folder: Path) -> None:
     words = ["--texts", "held.jsonl", "-v", "joyful:norm=keep", "-o", "x.json"]
-    told = run(folder, *words)
-    assert told.exit_code in (0, 1), told.stderr
-    assert "Traceback" not in told.stderr
-    found = json.loads(Path("x.json").read_text())
-    typed = [cell["typed"] for cell in found["cells"]]
-    assert len(set(typed)) == len(typed) == 3 * len(found["rows"])
-    kept = ["norm=keep" in one for one in typed]
+    result = run(folder, *words)
+    assert result.exit_code in (0, 1), result.stderr
+    assert "Traceback" not in result.stderr
+    report = json.loads(Path("x.json").read_text())
+    typed = [cell["typed"] for cell in report["cells"]]
+    assert len(set(typed)) == len(typed) == 3 * len(report["rows"])
+    kept = ["norm=keep" in spec for spec in typed]
     assert sum(kept) == len(kept) // 2
     assert [
-        cell["kl"]["value"] for cell, is_kept in zip(found["cells"], kept, strict=True) if is_kept
+        cell["kl"]["value"] for cell, is_kept in zip(report["cells"], kept, strict=True) if is_kept
     ] != [
         cell["kl"]["value"]
-        for cell, is_kept in zip(found["cells"], kept, strict=True)
+        for cell, is_kept in zip(report["cells"], kept, strict=True)
         if not is_kept
     ]
 
@@ -363,25 +365,25 @@ def test_vectors_and_ops_are_swept_beside_each_other(joyful: str, folder: Path) 
 def test_a_budget_that_nothing_meets_names_the_nearest(joyful: str, folder: Path) -> None:
     before = Path("vectors/joyful.safetensors").read_bytes()
     words = ["--texts", "held.jsonl", "--max-kl", "1e-12", "--save", "-o", "x.json"]
-    told = run(folder, *words)
-    assert told.exit_code == 1
-    assert "error: nothing to recommend: no cell" in told.stderr
-    assert "hint: the nearest cell is" in told.stderr
-    assert "recommended" not in told.stdout
-    found = json.loads(Path("x.json").read_text())
-    assert (found["recommended"], found["choice"]["effect"]["value"] > 0) == (False, True)
+    result = run(folder, *words)
+    assert result.exit_code == 1
+    assert "error: nothing to recommend: no cell" in result.stderr
+    assert "hint: the nearest cell is" in result.stderr
+    assert "recommended" not in result.stdout
+    saved = json.loads(Path("x.json").read_text())
+    assert (saved["recommended"], saved["choice"]["effect"]["value"] > 0) == (False, True)
     assert Path("vectors/joyful.safetensors").read_bytes() == before
-    assert "Nothing is recommended" in report.page(found)
+    assert "Nothing is recommended" in report.page(saved)
 
 
 def test_a_few_items_recommend_nothing(joyful: str, folder: Path) -> None:
     few = "".join(Path("held.jsonl").read_text().splitlines(keepends=True)[:3])
     Path("few.jsonl").write_text(few)
-    told = run(folder, "--texts", "few.jsonl", "--max-kl", 10, "--max-nats", 10)
-    assert told.exit_code == 1
-    assert "recommended" not in told.stdout
-    for said in ("3 held-out items are too few to exclude chance", "the nearest cell is"):
-        assert said in told.stderr
+    result = run(folder, "--texts", "few.jsonl", "--max-kl", 10, "--max-nats", 10)
+    assert result.exit_code == 1
+    assert "recommended" not in result.stdout
+    for message in ("3 held-out items are too few to exclude chance", "the nearest cell is"):
+        assert message in result.stderr
 
 
 def test_a_vector_from_an_address_is_swept_and_not_written(joyful: str, folder: Path) -> None:
@@ -389,26 +391,26 @@ def test_a_vector_from_an_address_is_swept_and_not_written(joyful: str, folder: 
     few = ["--samples", 4, "--max-tokens", 6, "--coefficients", "20%", "--texts", "held.jsonl"]
     words = ["sweep", "-m", folder, "-v", address, *few]
     failed(steer(*words, "--save"), 2, "is elsewhere", f"steer pull {address}")
-    told = steer(*words, "-o", "far.json")
-    assert "Traceback" not in told.stderr
+    result = steer(*words, "-o", "far.json")
+    assert "Traceback" not in result.stderr
     here = steer("sweep", "-m", folder, "-v", "joyful", *few, "-o", "near.json")
     far, near = (json.loads(Path(name).read_text()) for name in ("far.json", "near.json"))
     assert far["choice"]["typed"] == near["choice"]["typed"].replace("joyful", address)
     assert far["choice"]["effect"] == near["choice"]["effect"]
-    assert told.exit_code == here.exit_code
+    assert result.exit_code == here.exit_code
 
 
 def test_a_random_direction_is_not_recommended(joyful: str, folder: Path) -> None:
-    made = store.read(Path("vectors/joyful.safetensors"))
-    noise = np.random.default_rng(7).normal(size=made.directions.shape)
-    norms = np.array([[one.norm] for one in made.metadata.statistics])
+    swept_vector = store.read(Path("vectors/joyful.safetensors"))
+    noise = np.random.default_rng(7).normal(size=swept_vector.directions.shape)
+    norms = np.array([[statistic.norm] for statistic in swept_vector.metadata.statistics])
     noise *= norms / np.linalg.norm(noise, axis=1, keepdims=True)
-    vector = type(made)(made.metadata, noise.astype(np.float32))
+    vector = type(swept_vector)(swept_vector.metadata, noise.astype(np.float32))
     store.write(Path("vectors/joyful.safetensors"), vector, force=True)
     words = ["--texts", "held.jsonl", "--max-kl", "10", "--max-nats", "10", "--save"]
-    told = run(folder, *words)
-    assert told.exit_code == 1
-    assert "does not beat random directions" in told.stderr
+    result = run(folder, *words)
+    assert result.exit_code == 1
+    assert "does not beat random directions" in result.stderr
     assert store.read(Path("vectors/joyful.safetensors")).metadata.recommended.unit == "vector"
 
 
@@ -418,12 +420,12 @@ def test_a_scope_can_be_swept_and_not_saved_if_odd(joyful: str, folder: Path) ->
     words = ["sweep", "-m", folder, "--texts", "held.jsonl", *few]
     path = Path("vectors/joyful.safetensors")
     before = path.read_bytes()
-    told = [
+    choices = [
         json.loads(steer(*words, "-v", spec, "--json").stdout)["cells"]
         for spec in ("joyful", "joyful:add/response=0", "joyful:add/not-response=0")
     ]
-    assert told[1][0]["typed"] == "joyful:5%@0/response=0"
-    effects = [[cell["effect"]["value"] for cell in cells] for cells in told]
+    assert choices[1][0]["typed"] == "joyful:5%@0/response=0"
+    effects = [[cell["effect"]["value"] for cell in cells] for cells in choices]
     assert effects[0] != effects[1] != effects[2] != effects[0]
     saved = steer(*words, "-v", "joyful:add/not-response=0", "--save")
     assert "nothing was saved" in saved.stderr or saved.exit_code == 1
@@ -441,23 +443,25 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     assert steer("extract", position / "sea.jsonl", "-o", vector).exit_code == 0
     words = ["sweep", "-v", vector, "--texts", position / "held.jsonl", "--save"]
     few = ["--layers", "1-3", "--coefficients", "5%,20%,400%", "--samples", "16"]
-    told = steer(*words, *few, "-o", position / "sea.json")
-    assert told.exit_code == 0, told.stderr
-    (position / "stdout").write_text(told.stdout)
+    result = steer(*words, *few, "-o", position / "sea.json")
+    assert result.exit_code == 0, result.stderr
+    (position / "stdout").write_text(result.stdout)
     return vector, json.loads((position / "sea.json").read_text())
 
 
 def test_a_quick_sweep_has_a_shortlist_and_does_not_say_whether_it_is_stable(
     swept: tuple[Path, dict[str, Any]],
 ) -> None:
-    path, whole = swept
-    assert whole["again"] is not None and whole["shortlist"][0]["typed"] == whole["choice"]["typed"]
-    rows = [cell["layers"] for cell in whole["shortlist"]]
+    path, report = swept
+    assert (
+        report["again"] is not None and report["shortlist"][0]["typed"] == report["choice"]["typed"]
+    )
+    rows = [cell["layers"] for cell in report["shortlist"]]
     assert len(set(rows)) == len(rows)
     held = ["sweep", "-v", path, "--texts", path.with_name("held.jsonl"), "--layers", "1-3"]
-    told = steer(*held, "--coefficients", "5%,20%,400%", "--samples", 8, "--quick", "--json")
-    assert told.exit_code == 0, told.stderr
-    quick = json.loads(told.stdout)
+    result = steer(*held, "--coefficients", "5%,20%,400%", "--samples", 8, "--quick", "--json")
+    assert result.exit_code == 0, result.stderr
+    quick = json.loads(result.stdout)
     assert quick["again"] is None and quick["stable"] is None and quick["instability"]
     assert quick["n"]["items"] == 12
     for cell in quick["shortlist"]:
@@ -466,18 +470,18 @@ def test_a_quick_sweep_has_a_shortlist_and_does_not_say_whether_it_is_stable(
 
 
 def test_what_is_saved_is_what_apply_takes(swept: tuple[Path, dict[str, Any]]) -> None:
-    path, told = swept
+    path, report = swept
     recommended = store.read(path).metadata.recommended
     assert (recommended.layers, recommended.coefficient, recommended.unit) == (
-        (int(told["choice"]["layers"]),),
-        float(told["choice"]["coefficient"].removesuffix("%")) / 100,
+        (int(report["choice"]["layers"]),),
+        float(report["choice"]["coefficient"].removesuffix("%")) / 100,
         "residual",
     )
     assert "preference" in recommended.evidence
     assert "16 held-out items" in recommended.evidence
     words = ["apply", "One day", "--max-tokens", 12]
     plain = steer(*words, "-v", path)
-    choice = f"{told['choice']['coefficient']}@{told['choice']['layers']}"
+    choice = f"{report['choice']['coefficient']}@{report['choice']['layers']}"
     assert plain.stdout == steer(*words, "-v", f"{path}:{choice}").stdout
     assert plain.stdout != steer(*words).stdout
 
@@ -485,47 +489,47 @@ def test_what_is_saved_is_what_apply_takes(swept: tuple[Path, dict[str, Any]]) -
 def test_the_limit_is_the_nearest_strength_that_costs_too_much(
     swept: tuple[Path, dict[str, Any]],
 ) -> None:
-    path, told = swept
+    path, report = swept
     recommended = store.read(path).metadata.recommended
     limit = recommended.limit
     assert limit is not None
     assert limit > recommended.coefficient
     mine = {
-        float(one["coefficient"].removesuffix("%")) / 100: one["kl"]["value"]
-        for one in told["cells"]
-        if one["layers"] == told["choice"]["layers"]
+        float(cell["coefficient"].removesuffix("%")) / 100: cell["kl"]["value"]
+        for cell in report["cells"]
+        if cell["layers"] == report["choice"]["layers"]
     }
-    beyond = sorted(one for one in mine if one > recommended.coefficient)
+    beyond = sorted(cell for cell in mine if cell > recommended.coefficient)
     assert limit in beyond
     # What lies between was within the budget, or its texts were; the sweep tried 400 % to be sure.
-    assert mine[limit] > told["budget"]["kl"] or limit < beyond[-1]
-    assert mine[beyond[-1]] > told["budget"]["kl"]
+    assert mine[limit] > report["budget"]["kl"] or limit < beyond[-1]
+    assert mine[beyond[-1]] > report["budget"]["kl"]
 
 
 def test_what_is_chosen_is_within_its_budget_and_beats_chance(
     swept: tuple[Path, dict[str, Any]],
 ) -> None:
-    _, told = swept
-    choice = told["choice"]
-    within = [one for one in told["cells"] if one["kl"]["value"] <= told["budget"]["kl"]]
+    _, report = swept
+    choice = report["choice"]
+    within = [cell for cell in report["cells"] if cell["kl"]["value"] <= report["budget"]["kl"]]
     assert choice in within
-    assert choice in told["front"]
-    assert told["extra_nats"]["value"] <= told["budget"]["nats"]
-    assert choice["effect"]["value"] > told["chance"] >= max(told["random_effects"])
+    assert choice in report["front"]
+    assert report["extra_nats"]["value"] <= report["budget"]["nats"]
+    assert choice["effect"]["value"] > report["chance"] >= max(report["random_effects"])
     # What does more within the KL is out, and said to be.
-    for one in within:
-        assert one["refused"] or one["effect"]["value"] <= choice["effect"]["value"]
+    for cell in within:
+        assert cell["refused"] or cell["effect"]["value"] <= choice["effect"]["value"]
     assert not choice["refused"]
-    assert told["margin"]["low"] > 0
-    assert len(told["cells"]) == 3 * 3
-    assert len(told["shifts"]) == told["n"]["items"] == 16
+    assert report["margin"]["low"] > 0
+    assert len(report["cells"]) == 3 * 3
+    assert len(report["shifts"]) == report["n"]["items"] == 16
 
 
 def test_the_table_is_plain_in_a_pipe(swept: tuple[Path, dict[str, Any]]) -> None:
-    path, told = swept
+    path, report = swept
     stdout = (path.parent / "stdout").read_text()
     assert "\x1b" not in stdout
-    assert f"recommended: {path}:{told['choice']['coefficient']}" in stdout
+    assert f"recommended: {path}:{report['choice']['coefficient']}" in stdout
     rows = [line for line in stdout.splitlines() if line.startswith("layer ")][:3]
     assert sum("*" in row for row in rows) == 1
     assert all("(" in row for row in rows)  # 400% is above any budget
@@ -536,23 +540,23 @@ def test_rows_that_are_to_come_are_drawn_as_such() -> None:
 
     grid = grid_of(2, (0.1, 0.2))
     scores = scores_of([[1, 2], [np.nan] * 2], [[0, 9], [np.nan] * 2])
-    for found in (scores, None):
+    for kept_scores in (scores, None):
         console = Console(width=60, no_color=True)
         with console.capture() as captured:
-            console.print(heat_map(grid, found, 0.1, width=60, caption="layer 1, 50%"))
+            console.print(heat_map(grid, kept_scores, 0.1, width=60, caption="layer 1, 50%"))
         assert "·" in captured.get()
-        assert ("(2.00)" in captured.get()) == (found is not None)
+        assert ("(2.00)" in captured.get()) == (kept_scores is not None)
 
 
 def test_pictures_are_the_same_bytes_and_the_page_stands_alone(
     swept: tuple[Path, dict[str, Any]],
 ) -> None:
-    _, told = swept
+    _, swept_report = swept
     for kind, start in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")):
-        made = pictures.draw(told, kind)
-        assert made.startswith(start)
-        assert made == pictures.draw(told, kind)
-    page = report.page(told | {"samples": ["<script>alert(1)</script>\x1b[2J"]})
+        picture = pictures.draw(swept_report, kind)
+        assert picture.startswith(start)
+        assert picture == pictures.draw(swept_report, kind)
+    page = report.page(swept_report | {"samples": ["<script>alert(1)</script>\x1b[2J"]})
     assert "&lt;script&gt;" in page
     assert "<script" not in page
     assert "\x1b" not in page

@@ -30,10 +30,10 @@ def test_every_word_stands_whole_at_every_width(
 ) -> None:
     shown = printed(Rows(["name", "made from", "effect", "KL"], rows, left=2), width)
     assert max(map(len, shown.splitlines())) <= width
-    said = re.findall(r"\S+", shown)
+    words = re.findall(r"\S+", shown)
     for row in rows:
         for word in " ".join(row).split():
-            assert word in said or word == NOTHING
+            assert word in words or word == NOTHING
 
 
 def test_intervals_go_below_their_numbers_before_rows_become_paragraphs() -> None:

@@ -52,7 +52,7 @@ def template(text: str, settings: TemplateSettings | None = None) -> ChatTemplat
 
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Any:
+def messages(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Any:
     """What was reported so far."""
     monkeypatch.setattr(logging.getLogger("steer"), "propagate", True)
     return lambda: [record.getMessage() for record in caplog.records]
@@ -61,24 +61,29 @@ def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> A
 # Arguments and dates ----------------------------------------------------------------------------
 
 
-def test_arguments_reach_the_template(said: Any) -> None:
+def test_arguments_reach_the_template(messages: Any) -> None:
     settings = parse_settings(["enable_thinking=false"], None)
     assert template(THINKING).render(ASKED) == "[user]Hi[assistant]"
     off = template(THINKING, settings)
     assert off.render(ASKED) == "[user]Hi[assistant]<think></think>"
     assert off.recorded == {"template_args": {"enable_thinking": False}}
     off.check_arguments()
-    assert not said()
+    assert not messages()
     wrong = template(THINKING, parse_settings(["enable_thinkin=false", "tools=[]"], None))
     wrong.check_arguments()
-    assert ["'enable_thinkin'" in text and "enable_thinking" in text for text in said()] == [True]
+    assert ["'enable_thinkin'" in text and "enable_thinking" in text for text in messages()] == [
+        True
+    ]
 
 
 def test_the_date_is_pinned_and_recorded_where_it_is_used() -> None:
     days = [datetime.date(2024, 7, 26), datetime.date(2026, 11, 30)]
     both = [template(DATED, TemplateSettings(date=day)) for day in days]
     for _ in range(2):  # the two share one compiled template
-        assert [one.render(ASKED)[:16] for one in both] == ["<s> w26 00:00:00", "<s> w30 00:00:00"]
+        assert [read_used.render(ASKED)[:16] for read_used in both] == [
+            "<s> w26 00:00:00",
+            "<s> w30 00:00:00",
+        ]
     assert both[0].recorded == {"date": "2024-07-26"}
     assert template(DATED).date == datetime.date.today()
     plain = template(NO_SYSTEM, TemplateSettings(date=days[0]))
@@ -103,16 +108,16 @@ def test_settings_are_what_was_typed_or_what_vectors_were_read_with() -> None:
     none = TemplateSettings()
     plain = ("plain", Read(positions="mean"))
     old = ("old", Read(positions="mean", chat=True))
-    one = ("one", Read(positions="mean", chat=True, template_args={"a": 1}, date="2024-07-26"))
+    first = ("one", Read(positions="mean", chat=True, template_args={"a": 1}, date="2024-07-26"))
     other = ("other", Read(positions="mean", chat=True, template_args={"a": 2}))
     same = parse_settings(["a=1"], "2024-07-26")
     assert settings_for(none, [plain, old]) == (none, [], [])
-    chosen, notes, warnings = settings_for(none, [plain, one])
+    chosen, notes, warnings = settings_for(none, [plain, first])
     assert (chosen, len(notes), warnings) == (same, 1, [])
-    assert settings_for(same, [plain, one]) == (same, [], [])
-    chosen, _, warnings = settings_for(none, [one, other])
+    assert settings_for(same, [plain, first]) == (same, [], [])
+    chosen, _, warnings = settings_for(none, [first, other])
     assert (chosen.arguments, len(warnings)) == ("", 1)
-    for vectors, count in (([one], 0), ([other], 1), ([old], 1), ([one, other, old], 2)):
+    for vectors, count in (([first], 0), ([other], 1), ([old], 1), ([first, other, old], 2)):
         chosen, _, warnings = settings_for(parse_settings(["a=1"], None), vectors)
         assert (chosen.arguments, len(warnings)) == (same.arguments, count)
 
@@ -120,52 +125,52 @@ def test_settings_are_what_was_typed_or_what_vectors_were_read_with() -> None:
 # No system role ---------------------------------------------------------------------------------
 
 
-def test_a_system_text_goes_before_the_first_user_message(said: Any) -> None:
-    found = template(NO_SYSTEM)
+def test_a_system_text_goes_before_the_first_user_message(messages: Any) -> None:
+    rendering = template(NO_SYSTEM)
     system = Message("system", "Be glad.")
-    assert found.render([system, *ASKED]) == "[user]Be glad.\n\nHi[assistant]"
+    assert rendering.render([system, *ASKED]) == "[user]Be glad.\n\nHi[assistant]"
     answer = Passage("", "Yes.", "", "assistant", (system, *ASKED))
     own = Passage("A ", "text", "!", "user", (system,))
     alone = Passage("", "Yes.", "", "assistant", (system,))
-    rendered = list(found.passages([answer, own, alone]))
+    rendered = list(rendering.passages([answer, own, alone]))
     assert rendered == [
         Passage("[user]Be glad.\n\nHi[assistant]", "Yes."),
         Passage("[user]Be glad.\n\nA ", "text", "![assistant]"),
         Passage("[user]Be glad.[assistant]", "Yes."),
     ]
-    assert ["has no system role" in text for text in said()] == [True]
+    assert ["has no system role" in text for text in messages()] == [True]
     kept = template(tiny.CHAT_TEMPLATE)
     assert "w50 Be glad." in kept.render([system, *ASKED])
-    assert len(said()) == 1
+    assert len(messages()) == 1
 
 
 # Thoughts, and other fields ---------------------------------------------------------------------
 
 
-def test_answers_that_are_read_elsewhere_than_prompts_end_are_reported(said: Any) -> None:
+def test_answers_that_are_read_elsewhere_than_prompts_end_are_reported(messages: Any) -> None:
     answer = Passage("", "Yes.", "", "assistant", ASKED)
     assert (
         list(template(THINKING).passages([answer] * 2))
         == [Passage("[user]Hi[assistant]<think></think>", "Yes.")] * 2
     )
-    assert ["enable_thinking=false" in text for text in said()] == [True]
+    assert ["enable_thinking=false" in text for text in messages()] == [True]
     off = template(THINKING, parse_settings(["enable_thinking=false"], None))
     (passage,) = off.passages([answer])
     assert passage.prompt == off.render(ASKED)
-    assert len(said()) == 1
+    assert len(messages()) == 1
 
 
-def test_thoughts_in_a_completion_and_as_a_field(said: Any) -> None:
+def test_thoughts_in_a_completion_and_as_a_field(messages: Any) -> None:
     written = Passage("", "<think>Hm.</think>Yes.", "", "assistant", ASKED)
     field = Passage("", "Yes.", "", "assistant", ASKED, '{"reasoning_content": "Hm."}')
     assert list(template(THINKING).passages([written, field])) == [
         Passage("[user]Hi[assistant]", "<think>Hm.</think>Yes."),
         Passage("[user]Hi[assistant]<think>Hm.</think>", "Yes."),
     ]
-    assert not said()
+    assert not messages()
 
 
-def test_fields_that_a_template_does_not_use_are_reported_once(said: Any) -> None:
+def test_fields_that_a_template_does_not_use_are_reported_once(messages: Any) -> None:
     message = Message(
         "assistant", "Yes.", json.dumps({"reasoning_content": "Hm.", "tool_calls": []})
     )
@@ -173,27 +178,29 @@ def test_fields_that_a_template_does_not_use_are_reported_once(said: Any) -> Non
         template_ = template(THINKING)
         template_.render([*ASKED, message, *ASKED])
         template_.render([*ASKED, message, *ASKED])
-    reported = [text for text in said() if "ignores" in text]
+    reported = [text for text in messages() if "ignores" in text]
     assert len(reported) == 3 and all("'tool_calls'" in text for text in reported)
 
 
-def test_a_field_that_a_template_needs_is_not_reported(said: Any) -> None:
+def test_a_field_that_a_template_needs_is_not_reported(messages: Any) -> None:
     needed = (
         "{% for m in messages %}{% if m.role == 'tool' and not m.tool_call_id %}"
         "{{ raise_exception('no id') }}{% endif %}{{ m.content }}{% endfor %}"
     )
     answered = Message("tool", "Hi", '{"tool_call_id": "w3"}')
     assert template(needed).render([answered]) == "Hi"
-    assert not said()
+    assert not messages()
     with pytest.raises(ModelError, match="no id"):
         template(needed).render([Message("tool", "Hi")])
 
 
 def test_the_last_message_can_be_left_unfinished() -> None:
     begun = (*ASKED, Message("assistant", "Yes"))
-    whole = template("{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}")
-    assert whole.render(begun, ask=False) == "[user]Hi[end][assistant]Yes[end]"
-    assert whole.render(begun, ask=False, unfinished=True) == "[user]Hi[end][assistant]Yes"
+    full_template = template(
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}"
+    )
+    assert full_template.render(begun, ask=False) == "[user]Hi[end][assistant]Yes[end]"
+    assert full_template.render(begun, ask=False, unfinished=True) == "[user]Hi[end][assistant]Yes"
 
 
 def test_fields_keep_their_order() -> None:

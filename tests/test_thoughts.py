@@ -60,22 +60,22 @@ def model(template: str) -> Model:
         words[tag] = number
     inner = Tokenizer(WordLevel(words, unk_token="<pad>"))
     inner.pre_tokenizer = WhitespaceSplit()
-    made = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     )
-    made.chat_template = template
-    return dataclasses.replace(tiny.model("llama"), tokenizer=made)
+    tokenizer.chat_template = template
+    return dataclasses.replace(tiny.model("llama"), tokenizer=tokenizer)
 
 
 def places(template: str, prompt: str, tokens: Sequence[str]) -> list[Stage]:
     thoughts = Thoughts.of(template)
     assert thoughts is not None
     course = Course(thoughts, prompt)
-    found = [course.stage]
+    stages = [course.stage]
     for token in tokens:
         course.follow(token)
-        found.append(course.stage)
-    return found
+        stages.append(course.stage)
+    return stages
 
 
 @pytest.mark.parametrize(

@@ -36,12 +36,12 @@ def pocket() -> Model:
 
 
 def steer(typed: str, when: str | None = None) -> Steer:
-    made = spec.parse(typed)
+    parsed = spec.parse(typed)
     gate = None
     if when is not None:
         condition = spec.parse_threshold(when)
         gate = projection.gate(condition, vector(condition.read.reference))
-    return resolve(made, vector(made.reference), gate)
+    return resolve(parsed, vector(parsed.reference), gate)
 
 
 @cache
@@ -99,7 +99,7 @@ STEERS: tuple[tuple[Steer, ...], ...] = (
 def wishes(count: int, seed: int) -> list[Wish]:
     chance = random.Random(seed)
     read = Projection(vector("joyful"), 2)
-    made = []
+    texts = []
     for index in range(count):
         sampling = Sampling(
             max_tokens=chance.randint(1, 20),
@@ -111,7 +111,7 @@ def wishes(count: int, seed: int) -> list[Wish]:
         )
         guard = Guard(projection.Threshold(read, True, chance.choice([0.5, 1.5])),
                       chance.choice(["stop", "ablate"]))  # fmt: skip
-        made.append(
+        texts.append(
             Wish(
                 chance.choice(PROMPTS),
                 STEERS[index % len(STEERS)],
@@ -120,19 +120,19 @@ def wishes(count: int, seed: int) -> list[Wish]:
                 (guard,) if chance.random() < 0.3 else (),
             )
         )
-    return made
+    return texts
 
 
-def written(model: Model, asked: Sequence[Wish], seed: int) -> list[Continuation]:
+def written(model: Model, requests: Sequence[Wish], seed: int) -> list[Continuation]:
     """All of them, begun at odd moments; some wait for a while, and some strangers leave."""
     chance = random.Random(seed)
     together = RunningTexts(model)
-    rows = [one.begun(model) for one in asked]
+    rows = [request.begun(model) for request in requests]
     waiting, parked = list(rows), []
     while waiting or parked or together.rows:
         if waiting and chance.random() < 0.5:
             count = chance.randint(1, 3)
-            stranger = replace(asked[0], sampling=Sampling(max_tokens=50)).begun(model)
+            stranger = replace(requests[0], sampling=Sampling(max_tokens=50)).begun(model)
             together.add([*waiting[:count], stranger])
             waiting = waiting[count:]
             together.step()
@@ -149,21 +149,21 @@ def written(model: Model, asked: Sequence[Wish], seed: int) -> list[Continuation
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_each_text_is_what_apply_writes_alone(seed: int) -> None:
-    asked = wishes(2 * len(STEERS), seed)
-    rows = written(pocket(), asked, seed)
-    for row, wish in zip(rows, asked, strict=True):
+    requests = wishes(2 * len(STEERS), seed)
+    rows = written(pocket(), requests, seed)
+    for row, wish in zip(rows, requests, strict=True):
         if row.error is not None:
             raise row.error
-        made, alone = row.generation(), wish.alone(pocket())
-        assert (made.text, made.n_tokens, made.finish) == (
+        generation, alone = row.generation(), wish.alone(pocket())
+        assert (generation.text, generation.n_tokens, generation.finish) == (
             alone.text, alone.n_tokens, alone.finish,
         )  # fmt: skip
-        assert made.watched.keys() == alone.watched.keys()
-        for name, values in made.watched.items():
+        assert generation.watched.keys() == alone.watched.keys()
+        for name, values in generation.watched.items():
             assert values == pytest.approx(alone.watched[name], abs=1e-3)
-        assert [one.gate for one in made.gates] == [one.gate for one in alone.gates]
-        assert [(one.guard, one.token) for one in made.trips] == [
-            (one.guard, one.token) for one in alone.trips
+        assert [gate.gate for gate in generation.gates] == [gate.gate for gate in alone.gates]
+        assert [(trip.guard, trip.token) for trip in generation.trips] == [
+            (trip.guard, trip.token) for trip in alone.trips
         ]
 
 
@@ -171,15 +171,15 @@ def test_each_text_is_what_apply_writes_alone(seed: int) -> None:
 def test_every_family_writes_together_what_it_writes_alone(family: str) -> None:
     model = tiny.model(family)
     steered = tiny.steer(model)
-    asked = [
+    requests = [
         Wish("a b c d e f g", (steered,), Sampling(max_tokens=12, temperature=0)),
         Wish("c", (), Sampling(max_tokens=9, temperature=0)),
         Wish("g f e d c", (steered,), Sampling(max_tokens=7, temperature=0.9)),
     ]
-    rows = written(model, asked, 3)
+    rows = written(model, requests, 3)
     assert [row.error for row in rows] == [None] * 3
     new = [row.new[: row.generation().n_tokens] for row in rows]
-    assert new == [_alone(model, wish) for wish in asked]
+    assert new == [_alone(model, wish) for wish in requests]
 
 
 def _alone(model: Model, wish: Wish) -> list[int]:

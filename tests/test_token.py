@@ -82,7 +82,7 @@ def noise(name: str = "noise", count: int = 2) -> SteeringVector:
 
 
 def texts(prompts: Sequence[str], steers: Sequence[Steer], sampling: Sampling) -> list[str]:
-    return [one.text for one in generate(pocket(), prompts, steers, sampling)]
+    return [generation.text for generation in generate(pocket(), prompts, steers, sampling)]
 
 
 def use(vector: SteeringVector, spec: str = "x") -> Steer:
@@ -143,21 +143,21 @@ def test_texts_that_come_and_go_are_what_they_are_alone() -> None:
     together.add(wanted[3:])
     while together.rows:
         together.step()
-    found = [one.generation().text for one in wanted]
+    continuations = [row.generation().text for row in wanted]
     alone = [texts([prompt], own, WARM)[0] for prompt in PROMPTS for own in (steers, [])]
-    assert found == alone
+    assert continuations == alone
 
 
 def test_a_cached_text_is_what_whole_forwards_give() -> None:
     model, vector = pocket(), noise()
     [tokens, _] = separate([use(vector)])
     ids = standing(model, tokens, model.encode("One day"))
-    made = list(ids)
+    changed = list(ids)
     for _ in range(GREEDY.max_tokens):
         with torch.no_grad(), embedded(model, tokens):
-            logits = model.network(input_ids=torch.tensor([made]), use_cache=False).logits
-        made.append(int(logits[0, -1].argmax()))
-    assert texts(["One day"], [use(vector)], GREEDY) == [model.decode(made[len(ids) :])]
+            logits = model.network(input_ids=torch.tensor([changed]), use_cache=False).logits
+        changed.append(int(logits[0, -1].argmax()))
+    assert texts(["One day"], [use(vector)], GREEDY) == [model.decode(changed[len(ids) :])]
 
 
 def test_the_model_is_as_it_was_after_a_token_was_used() -> None:
@@ -169,14 +169,14 @@ def test_the_model_is_as_it_was_after_a_token_was_used() -> None:
 def lesson_texts() -> tuple[str, list[Text]]:
     """Texts scored under a system message, and without it."""
     model, condition = pocket(), "warm river"
-    made = []
+    token_ids_seen = []
     for prompt, answer in (("Hi", " One day"), ("Tell me about boats", " The boat was on the")):
         start = model.encode(model.chat(prompt), special=False)
         under = model.encode(model.chat(prompt, condition), special=False)
         own = model.encode(answer, special=False)
         scored = tuple(range(len(start), len(start) + len(own)))
-        made.append(Text((*start, *own), scored, len(start), (*under, *own)))
-    return condition, made
+        token_ids_seen.append(Text((*start, *own), scored, len(start), (*under, *own)))
+    return condition, token_ids_seen
 
 
 def test_a_token_of_the_prompts_own_embeddings_scores_as_the_prompt() -> None:
@@ -192,7 +192,7 @@ def test_texts_of_a_group_score_as_each_alone() -> None:
     _, scored = lesson_texts()
     cell = SteeredCell((use(noise()),))
     together = score(pocket(), scored, [cell], log_prob)
-    alone = [score(pocket(), [one], [cell], log_prob)[0, 0] for one in scored]
+    alone = [score(pocket(), [text], [cell], log_prob)[0, 0] for text in scored]
     assert np.allclose(together[0], alone, atol=1e-4)
 
 
@@ -206,7 +206,7 @@ def test_a_token_beside_an_edit_scores_as_both_do(tmp_path: Path) -> None:
     moved = []
     for text in scored:
         shift = len(text.conditioned) - len(text.ids)
-        positions = tuple(one + shift for one in text.scored)
+        positions = tuple(position + shift for position in text.scored)
         moved.append(Text(text.conditioned, positions, text.start + shift))
     assert np.allclose(both, score(pocket(), moved, [SteeredCell((edit,))], log_prob)[0], atol=1e-4)
 
@@ -230,8 +230,8 @@ def test_a_token_trained_for_a_range_moves_along_a_line() -> None:
     origin, unit = np.full((1, width), 0.5, np.float32), np.ones((1, width), np.float32)
     vector = vector_of(unit, origin=origin, coefficients=(-1.0, 2.0))
     for value in (-1.0, 0.5, 2.0):
-        found = learned(use(vector, f"x:{value}")).embeddings
-        assert np.allclose(found, 0.5 + value)
+        embeddings = learned(use(vector, f"x:{value}")).embeddings
+        assert np.allclose(embeddings, 0.5 + value)
     for value in (-1.5, 2.5):
         with pytest.raises(VectorError, match="from -1 to 2"):
             use(vector, f"x:{value}")
@@ -283,10 +283,10 @@ def test_a_command_that_cannot_use_a_token_says_so(
     vectors = Path(__file__).parents[1] / "vectors"
     monkeypatch.setenv("STEER_VECTORS", f"{tmp_path}:{vectors}")
     store.write(tmp_path / "noise.safetensors", noise())
-    found = run(*command.format(vectors=vectors).split())
-    assert found.exit_code in (1, 2)
-    assert "noise" in found.output
-    assert "Traceback" not in found.output
+    result = run(*command.format(vectors=vectors).split())
+    assert result.exit_code in (1, 2)
+    assert "noise" in result.output
+    assert "Traceback" not in result.output
 
 
 def test_steered_blocks_refuse_a_token() -> None:
@@ -308,17 +308,17 @@ def test_a_tag_becomes_a_token_that_does_nearly_all_of_it_and_goes_on_after_a_ki
 ) -> None:
     conditions, prompts = Conditions("[mood: joyful]"), ["One day", "The boat"]
     kept = Journal(tmp_path / "kept.jsonl")
-    made = learning.distill_token(pocket(), conditions, prompts, small(), kept=kept)
-    distillation = made.metadata.method.distillation
+    vector = learning.distill_token(pocket(), conditions, prompts, small(), kept=kept)
+    distillation = vector.metadata.method.distillation
     assert distillation is not None
     assert distillation.recovery > 0.6
-    assert made.metadata.contrast.positive == "[mood: joyful]"
+    assert vector.metadata.contrast.positive == "[mood: joyful]"
     # Whatever was written before a kill, the rest comes out the same.
     lines = kept.path.read_text().splitlines() if kept.path else []
     part = tmp_path / "part.jsonl"
     part.write_text("\n".join(lines[: len(lines) - 1]) + "\n")
     again = learning.distill_token(pocket(), conditions, prompts, small(), kept=Journal(part))
-    assert again.sha256 == made.sha256
+    assert again.sha256 == vector.sha256
 
 
 def test_a_token_within_a_condition_is_what_stands_there() -> None:
@@ -332,8 +332,10 @@ def test_a_token_within_a_condition_is_what_stands_there() -> None:
         )
         for text, within in (("[mood: joyful]", False), ("<|tag|>", True))
     )
-    found = [one.metadata.method.distillation for one in (spelled, nested)]
-    assert all(one is not None and one.recovery > 0.9 for one in found)
+    distillations = [vector.metadata.method.distillation for vector in (spelled, nested)]
+    assert all(
+        distillation is not None and distillation.recovery > 0.9 for distillation in distillations
+    )
     assert np.allclose(spelled.embeddings(), nested.embeddings(), atol=0.2)
 
 
@@ -341,29 +343,29 @@ def test_show_names_the_nearest_words(tmp_path: Path) -> None:
     store.write(tmp_path / "word.safetensors", token_of([400]))
     plain = run("show", str(tmp_path / "word.safetensors"))
     assert "<|word|>" in plain.output
-    found = run("show", str(tmp_path / "word.safetensors"), "--lens", "--json")
-    assert json.loads(found.stdout)["lens"][0]["raised"][0]["text"] == pocket().token(400)
+    result = run("show", str(tmp_path / "word.safetensors"), "--lens", "--json")
+    assert json.loads(result.stdout)["lens"][0]["raised"][0]["text"] == pocket().token(400)
 
 
 def test_a_baked_token_gives_what_apply_gives_and_is_never_written(tmp_path: Path) -> None:
     """Two tokens in one checkpoint, one of them of two embeddings; `bake` itself compares."""
     store.write(tmp_path / "noise.safetensors", noise())
     store.write(tmp_path / "word.safetensors", token_of([400]))
-    made = run(
+    result = run(
         "bake", "-v", str(tmp_path / "noise.safetensors"), "-v",
         str(tmp_path / "word.safetensors"), "-o", str(tmp_path / "baked"), "--json",
     )  # fmt: skip
-    assert made.exit_code == 0, made.output
-    report = json.loads(made.stdout)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
     assert report["untied"] == bool(pocket().network.config.tie_word_embeddings)
     assert report["difference"]["largest"] < 1e-4 < 1e-2 < report["difference"]["effect"]
     assert report["difference"]["new_token"] < -9
     baked = load(ModelSource(str(tmp_path / "baked"), device="cpu"))
-    texts_here = [one["text"] for one in report["tokens"]]
+    texts_here = [token["text"] for token in report["tokens"]]
     assert texts_here == ["<|noise|><|noise.2|>", "<|word|>"]
-    for text, one in zip(texts_here, (noise(), token_of([400])), strict=True):
+    for text, token in zip(texts_here, (noise(), token_of([400])), strict=True):
         [there] = generate(baked, [f"{text}One day"], [], GREEDY)
-        assert there.text == texts(["One day"], [use(one)], GREEDY)[0]
+        assert there.text == texts(["One day"], [use(token)], GREEDY)[0]
     assert baked.tokenizer.chat_template == pocket().tokenizer.chat_template
 
 
@@ -387,9 +389,9 @@ def test_many_conditions_become_many_files_and_what_is_there_is_not_made_again(
         str(tmp_path / "made"), "--samples", "16", "--held-out", "8", "--max-tokens", "12",
         "--steps", "2", "--json",
     ]  # fmt: skip
-    made = run(*words)
-    assert made.exit_code == 0, made.output
-    assert [one["name"] for one in json.loads(made.stdout)] == ["tag", "outer"]
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    assert [entry["name"] for entry in json.loads(result.stdout)] == ["tag", "outer"]
     outer = store.read(tmp_path / "made" / "outer.safetensors")
     distillation = outer.metadata.method.distillation
     assert distillation is not None
@@ -405,13 +407,13 @@ def test_many_conditions_become_many_files_and_what_is_there_is_not_made_again(
 def test_a_token_for_a_range_goes_through_its_prompt() -> None:
     """What it does at 1 is what the condition does, and it says how well at each coefficient."""
     settings = small(scalar=True, steps=30, samples=48)
-    made = learning.distill_token(pocket(), Conditions("[mood: joyful]"), ["One day"], settings)
-    distillation = made.metadata.method.distillation
+    vector = learning.distill_token(pocket(), Conditions("[mood: joyful]"), ["One day"], settings)
+    distillation = vector.metadata.method.distillation
     assert distillation is not None
-    found = {row[0]: row[1] for row in distillation.by_coefficient}
-    assert set(found) == {-1.0, 0.5, 1.0, 1.5, 2.0}
-    assert found[1.0] > 0.4
-    assert made.metadata.coefficients == (-1.0, 2.0)
+    recoveries = {row[0]: row[1] for row in distillation.by_coefficient}
+    assert set(recoveries) == {-1.0, 0.5, 1.0, 1.5, 2.0}
+    assert recoveries[1.0] > 0.4
+    assert vector.metadata.coefficients == (-1.0, 2.0)
 
 
 def test_guidance_at_strength_1_scores_as_the_condition() -> None:
@@ -427,11 +429,11 @@ def test_guidance_at_strength_1_scores_as_the_condition() -> None:
 def test_an_evaluation_of_a_token_has_its_recovery_and_a_guided_row(tmp_path: Path) -> None:
     """It is scored as `score` does it, which other laws are about."""
     tag = token_of(pocket().encode("[mood: joyful]", special=False), "tag")
-    found = steer.evaluate(
+    evaluation = steer.evaluate(
         steer.Model(pocket()), steer.Vector(tag), condition="[mood: joyful]", guidance=(1.0,),
         samples=8, max_tokens=8, prompts=["One day", "The boat"],
     )  # fmt: skip
-    rows = {row.variant.kind: row for row in found.rows}
+    rows = {row.variant.kind: row for row in evaluation.rows}
     assert set(rows) == {"unsteered", "vector", "prompt", "guidance"}
     assert -1 < rows["vector"].measures["recovery"].value < 1
     assert abs(rows["guidance"].measures["recovery"].value - 1) < 1e-4

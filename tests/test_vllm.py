@@ -72,19 +72,22 @@ def steerings(model: Model) -> list[list[Steer]]:
     """One of each kind that the engine has, and none."""
     first, second = (tiny.vector(model, layers=(0, 1, 2), seed=seed) for seed in (0, 1))
     pre = tiny.vector(model, layers=(1,), site="resid_pre", seed=2)
-    one = Coefficient(1.0)
+    coefficient = Coefficient(1.0)
     return [
         [],
         [Steer(first, Coefficient(1.5), (1,))],
-        [Steer(first, one, (0, 1, 2)), Steer(second, Coefficient(-2.0), (2,))],
-        [Steer(pre, one, (1,), Scope("response")), Steer(second, one, (2,), Scope("prompt"))],
-        [Steer(first, one, (1,), op=Operation("ablate"))],
+        [Steer(first, coefficient, (0, 1, 2)), Steer(second, Coefficient(-2.0), (2,))],
+        [
+            Steer(pre, coefficient, (1,), Scope("response")),
+            Steer(second, coefficient, (2,), Scope("prompt")),
+        ],
+        [Steer(first, coefficient, (1,), op=Operation("ablate"))],
         [
             Steer(first, Coefficient(0.5), (2,), op=Operation("clamp", "pos")),
-            Steer(second, one, (2,), op=Operation("cap", 0.1)),
-            Steer(second, one, (0,), op=Operation("floor", 0.3)),
+            Steer(second, coefficient, (2,), op=Operation("cap", 0.1)),
+            Steer(second, coefficient, (0,), op=Operation("floor", 0.3)),
         ],
-        [tiny.low_rank_steer(model, 0.7, layers=(1, 2)), Steer(second, one, (1,))],
+        [tiny.low_rank_steer(model, 0.7, layers=(1, 2)), Steer(second, coefficient, (1,))],
     ]
 
 
@@ -109,9 +112,9 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any
 def test_a_mixed_batch_gives_what_hooks_give(engine: tuple[Any, Model, list[list[Steer]]]) -> None:
     running, model, every = engine
     rows = [(ids, steers) for ids in ROWS for steers in every]
-    found = running.log_probs([ids for ids, _ in rows], [steers for _, steers in rows], -1)
+    log_probs = running.log_probs([ids for ids, _ in rows], [steers for _, steers in rows], -1)
     plain = {tuple(ids): hooked(model, ids, []) for ids in ROWS}
-    for (ids, steers), row in zip(rows, found, strict=True):
+    for (ids, steers), row in zip(rows, log_probs, strict=True):
         expected = hooked(model, ids, steers)
         got = np.array([row[token] for token in range(len(expected))])
         np.testing.assert_allclose(got, expected, atol=1e-4)
@@ -136,9 +139,9 @@ def test_apply_writes_what_hooks_write() -> None:
     steers = [f"{ROOT}/vectors/{name}.safetensors" for name in ("joyful", "sea")]
     arguments += ("-v", f"{steers[0]}:2@2", "-v", f"{steers[1]}:ablate@1/response")
     hooks = printed(*arguments)
-    found = printed(*arguments, "--engine", "vllm", "--engine-option", "max_model_len=256")
-    assert found["results"] == hooks["results"]
-    assert found["results"][0]["text"] != found["results"][0]["unsteered"]
+    report = printed(*arguments, "--engine", "vllm", "--engine-option", "max_model_len=256")
+    assert report["results"] == hooks["results"]
+    assert report["results"][0]["text"] != report["results"][0]["unsteered"]
 
 
 def test_cells_of_an_evaluation_write_as_hooks_do() -> None:
@@ -148,11 +151,13 @@ def test_cells_of_an_evaluation_write_as_hooks_do() -> None:
     begun = [(model.encode(text), index) for index, text in enumerate(("One day", "Kofi"))]
     greedy = Sampling(max_tokens=16, temperature=0)
     with vllm_engine.running(source, cells, max_model_len=256, enforce_eager=True) as engine:
-        rows = [(one, cell) for cell in cells for one in begun]
-        made = engine.continue_ids([one for one, _ in rows], [cell for _, cell in rows], greedy)
+        rows = [(ids, cell) for cell in cells for ids in begun]
+        continuations = engine.continue_ids(
+            [row for row, _ in rows], [cell for _, cell in rows], greedy
+        )
     expected = [ids for cell in cells for ids in continue_ids(model, begun, cell, greedy)]
-    assert made == expected
-    assert len({tuple(ids) for ids in made}) > len(begun)
+    assert continuations == expected
+    assert len({tuple(ids) for ids in continuations}) > len(begun)
 
 
 def test_an_evaluation_differs_by_its_texts_alone(tmp_path: Path) -> None:
@@ -189,6 +194,6 @@ def test_a_sweep_scores_what_it_scores_without(tmp_path: Path) -> None:
     arguments += ("--max-kl", "9", "--unrelated", unrelated(tmp_path))
     hooks = printed(*arguments)
     options = ("--engine-option", "enforce_eager=true", "--engine-option", "max_model_len=256")
-    found = printed(*arguments, "--engine", "vllm", *options)
-    assert found["cells"] == hooks["cells"]
-    assert found["samples"] != hooks["samples"]
+    report = printed(*arguments, "--engine", "vllm", *options)
+    assert report["cells"] == hooks["cells"]
+    assert report["samples"] != hooks["samples"]

@@ -44,11 +44,11 @@ def run(model: Model, sampling: Sampling = GREEDY, **options: object) -> list[Ge
     return list(generate(model, PROMPTS, steers(model), sampling, **options))  # type: ignore[arg-type]
 
 
-def reread(model: Model, made: Generation, read: Projection) -> list[float]:
+def reread(model: Model, generation: Generation, read: Projection) -> list[float]:
     """The same projections from one forward over the whole text, without a cache."""
-    ids = model.encode(made.prompt)
+    ids = model.encode(generation.prompt)
     start = len(ids)
-    ids = ids + [int(token.strip()[1:]) if "w" in token else 0 for token in made.tokens]
+    ids = ids + [int(token.strip()[1:]) if "w" in token else 0 for token in generation.tokens]
     seen: list[torch.Tensor] = []
     clock = TokenClock(start, torch.zeros(1, dtype=torch.int64))
     with torch.no_grad(), injected(model, steers(model), clock, {read.site: seen.append}):
@@ -65,17 +65,23 @@ def test_watched_values_are_those_at_the_positions_that_wrote_each_token(
     model = tiny.model(family)
     watched = projections(model)
     plain = run(model, sampling)
-    found = run(model, sampling, watched=watched)
-    assert [made.text for made in found] == [made.text for made in plain]
-    for made in found:
-        assert list(made.watched) == [f"calm@{one.layer}" for one in watched[:2]]
-        assert len(made.tokens) == made.n_tokens
-        for values in made.watched.values():
-            assert len(values) == made.n_tokens
-    for made in found[:2]:
-        if any(token in ("<s>", "</s>", "<pad>") for token in made.tokens):
+    generations = run(model, sampling, watched=watched)
+    assert [generation.text for generation in generations] == [
+        generation.text for generation in plain
+    ]
+    for generation in generations:
+        assert list(generation.watched) == [
+            f"calm@{projection.layer}" for projection in watched[:2]
+        ]
+        assert len(generation.tokens) == generation.n_tokens
+        for values in generation.watched.values():
+            assert len(values) == generation.n_tokens
+    for generation in generations[:2]:
+        if any(token in ("<s>", "</s>", "<pad>") for token in generation.tokens):
             continue
-        assert made.watched["calm@2"] == pytest.approx(reread(model, made, watched[1]), abs=1e-3)
+        assert generation.watched["calm@2"] == pytest.approx(
+            reread(model, generation, watched[1]), abs=1e-3
+        )
 
 
 def at_site(read: Projection, threshold: float, on_trip: OnTrip = "stop") -> Guard:
@@ -93,7 +99,7 @@ def test_a_guard_stops_its_row_before_the_token_that_trips_it(family: str) -> No
     model = tiny.model(family)
     read = projections(model)[1]
     free = run(model, SAMPLED, watched=[read])
-    threshold = middle([value for made in free for value in made.watched["calm@2"]])
+    threshold = middle([value for generation in free for value in generation.watched["calm@2"]])
     guarded = run(model, SAMPLED, watched=[read], guards=[at_site(read, threshold)])
     for before, after in zip(free, guarded, strict=True):
         values = before.watched["calm@2"]
@@ -106,7 +112,7 @@ def test_a_guard_stops_its_row_before_the_token_that_trips_it(family: str) -> No
         assert trip.value == pytest.approx(values[first], abs=1e-4)
         assert trip.text == before.tokens[first]
         assert before.text.startswith(after.text)
-    assert sum(bool(made.trips) for made in guarded) == 1
+    assert sum(bool(generation.trips) for generation in guarded) == 1
 
 
 @pytest.mark.parametrize("on_trip", ["stop", "ablate"])
@@ -114,9 +120,11 @@ def test_a_guard_of_what_follows_the_prompt_looks_at_one_token(on_trip: OnTrip) 
     model = tiny.model("llama")
     read = projections(model)[1]
     free = run(model, SAMPLED, watched=[read])
-    firsts = sorted({made.watched["calm@2"][0] for made in free})  # a prompt's samples share one
+    firsts = sorted(
+        {generation.watched["calm@2"][0] for generation in free}
+    )  # a prompt's samples share one
     threshold = (firsts[0] + firsts[1]) / 2
-    values = [made.watched["calm@2"] for made in free]
+    values = [generation.watched["calm@2"] for generation in free]
     assert any(max(row) > threshold >= row[0] for row in values)
     guard = replace(at_site(read, threshold, on_trip), pooling="last")
     for before, after in zip(free, run(model, SAMPLED, guards=[guard]), strict=True):
@@ -131,14 +139,16 @@ def test_a_guard_that_is_an_error_names_token_and_value(family: str) -> None:
     model = tiny.model(family)
     read = projections(model)[1]
     free = run(model, watched=[read])
-    threshold = middle([value for made in free for value in made.watched["calm@2"]])
+    threshold = middle([value for generation in free for value in generation.watched["calm@2"]])
     with pytest.raises(GuardError) as caught:
         run(model, guards=[at_site(read, threshold, "error")])
     assert caught.value.exit_code == 3
-    made = next(one for one in free if max(one.watched["calm@2"]) > threshold)
-    highest = made.watched["calm@2"].index(max(made.watched["calm@2"]))
-    assert f"at new token {highest}, {made.tokens[highest]!r}" in str(caught.value)
-    assert f"{made.watched['calm@2'][highest]:.3g}" in str(caught.value)
+    generation = next(
+        generation for generation in free if max(generation.watched["calm@2"]) > threshold
+    )
+    highest = generation.watched["calm@2"].index(max(generation.watched["calm@2"]))
+    assert f"at new token {highest}, {generation.tokens[highest]!r}" in str(caught.value)
+    assert f"{generation.watched['calm@2'][highest]:.3g}" in str(caught.value)
     high = [at_site(read, max(v for m in free for v in m.watched["calm@2"]) + 1, "error")]
     assert run(model, guards=high) == run(model)
 
@@ -148,11 +158,11 @@ def test_a_guard_that_ablates_does_so_from_the_token_on(family: str) -> None:
     model = tiny.model(family)
     read = projections(model)[0]
     free = run(model, SAMPLED, watched=[read])
-    values = [value for made in free for value in made.watched["calm@1"]]
+    values = [value for generation in free for value in generation.watched["calm@1"]]
     threshold = sorted(values)[len(values) // 2]
     guard = at_site(read, threshold, "ablate")
-    found = run(model, SAMPLED, watched=[read], guards=[guard])
-    for before, after in zip(free, found, strict=True):
+    generations = run(model, SAMPLED, watched=[read], guards=[guard])
+    for before, after in zip(free, generations, strict=True):
         first = next(
             (k for k, value in enumerate(before.watched["calm@1"]) if value > threshold), None
         )
@@ -162,14 +172,18 @@ def test_a_guard_that_ablates_does_so_from_the_token_on(family: str) -> None:
         assert [trip.token for trip in after.trips] == [first]
         assert after.tokens[:first] == before.tokens[:first]
         assert after.n_tokens == before.n_tokens
-    assert any(made.trips for made in found)
-    assert [made.text for made in found] != [made.text for made in free]
-    alone = [
-        made
-        for prompt in PROMPTS
-        for made in generate(model, [prompt], steers(model), SAMPLED, guards=[guard])
+    assert any(generation.trips for generation in generations)
+    assert [generation.text for generation in generations] != [
+        generation.text for generation in free
     ]
-    assert [made.text for made in alone] == [made.text for made in found]
+    alone = [
+        generation
+        for prompt in PROMPTS
+        for generation in generate(model, [prompt], steers(model), SAMPLED, guards=[guard])
+    ]
+    assert [generation.text for generation in alone] == [
+        generation.text for generation in generations
+    ]
 
 
 @torch.no_grad()
@@ -209,7 +223,11 @@ def test_what_stands_behind_the_end_of_a_text_trips_nothing() -> None:
     (short, *_) = run(model, stopped, watched=[read])
     assert short.finish == "stop"
     late = free[0].watched["calm@2"][2:]
-    shown = [v for made in run(model, stopped, watched=[read]) for v in made.watched["calm@2"]]
+    shown = [
+        v
+        for generation in run(model, stopped, watched=[read])
+        for v in generation.watched["calm@2"]
+    ]
     threshold = max(late)
     guards = [at_site(read, threshold - 1e-3, "error")]
     if max(shown) < threshold - 2e-3:
@@ -226,13 +244,13 @@ def test_a_guarded_stream_shows_nothing_of_what_trips() -> None:
     for on_trip in ("stop", "error"):
         pieces: list[str] = []
         guards = [at_site(read, threshold, on_trip)]  # type: ignore[arg-type]
-        (whole,) = generate(model, PROMPTS[:1], [], GREEDY, guards=[at_site(read, threshold)])
+        (generation,) = generate(model, PROMPTS[:1], [], GREEDY, guards=[at_site(read, threshold)])
         if on_trip == "stop":
             list(generate(model, PROMPTS[:1], [], GREEDY, guards=guards, on_text=pieces.append))
         else:
             with pytest.raises(GuardError):
                 list(generate(model, PROMPTS[:1], [], GREEDY, guards=guards, on_text=pieces.append))
-        assert "".join(pieces) == whole.text
+        assert "".join(pieces) == generation.text
 
 
 def test_beams_are_rows_that_run_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,10 +264,10 @@ def test_beams_are_rows_that_run_together(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(Batch, "run", counted)
     sampling = replace(GREEDY, beams=4, samples=2, batch_size=8)
-    made = list(generate(model, PROMPTS, [], sampling))
+    generations = list(generate(model, PROMPTS, [], sampling))
     assert n_prompts == [2, 1]
     monkeypatch.undo()
-    assert made == list(generate(model, PROMPTS, [], replace(sampling, batch_size=100)))
+    assert generations == list(generate(model, PROMPTS, [], replace(sampling, batch_size=100)))
 
 
 def test_beams_are_not_watched() -> None:
@@ -267,11 +285,15 @@ def test_one_beam_is_greedy_and_more_find_what_is_likelier() -> None:
     model = tiny.model("llama")
     greedy = run(model)
     searched = run(model, replace(GREEDY, beams=4))
-    assert [made.text for made in run(model, replace(GREEDY, beams=1))] == [m.text for m in greedy]
-    assert [made.text for made in searched] != [made.text for made in greedy]
+    assert [generation.text for generation in run(model, replace(GREEDY, beams=1))] == [
+        m.text for m in greedy
+    ]
+    assert [generation.text for generation in searched] != [
+        generation.text for generation in greedy
+    ]
 
-    def likelihood(made: Generation, prompt: str) -> float:
-        ids = torch.tensor([model.encode(prompt + " " + made.text)])
+    def likelihood(generation: Generation, prompt: str) -> float:
+        ids = torch.tensor([model.encode(prompt + " " + generation.text)])
         n = len(model.encode(prompt))
         with torch.no_grad(), injected(model, [], TokenClock(n, torch.zeros(1, dtype=torch.int64))):
             scores = model.network(input_ids=ids).logits.log_softmax(-1)[0]
@@ -279,12 +301,14 @@ def test_one_beam_is_greedy_and_more_find_what_is_likelier() -> None:
 
     plain = list(generate(model, PROMPTS, [], GREEDY))
     beams = list(generate(model, PROMPTS, [], replace(GREEDY, beams=4)))
-    for prompt, one, other in zip(PROMPTS, plain, beams, strict=True):
-        assert likelihood(other, prompt) >= likelihood(one, prompt) - 1e-4
+    for prompt, generation, other in zip(PROMPTS, plain, beams, strict=True):
+        assert likelihood(other, prompt) >= likelihood(generation, prompt) - 1e-4
     several = list(generate(model, PROMPTS, [], replace(GREEDY, beams=4, samples=3)))
-    assert [made.sample for made in several] == [0, 1, 2] * 3
-    assert [made.text for made in several[::3]] == [made.text for made in beams]
-    assert len({made.text for made in several[:3]}) == 3
+    assert [generation.sample for generation in several] == [0, 1, 2] * 3
+    assert [generation.text for generation in several[::3]] == [
+        generation.text for generation in beams
+    ]
+    assert len({generation.text for generation in several[:3]}) == 3
 
 
 def test_ids_beyond_the_vocabulary_have_a_text() -> None:

@@ -27,7 +27,7 @@ OTHERS |= {"ink", "line", "page", "soft"}
 
 def messages() -> dict[str, str]:
     """The options that strings in the library name, and the file of one."""
-    found: dict[str, str] = {}
+    options_found: dict[str, str] = {}
     for path in ROOT.rglob("*.py"):
         if path.relative_to(ROOT).parts[0] in ("cli", "pocket"):
             continue
@@ -43,8 +43,8 @@ def messages() -> dict[str, str]:
             is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
             if is_text and node not in documented:
                 names = re.findall(r"(?<![\w-])--([a-z][a-z-]*[a-z])", node.value)
-                found |= dict.fromkeys(names, path.name)
-    return found
+                options_found |= dict.fromkeys(names, path.name)
+    return options_found
 
 
 def test_each_option_in_a_message_has_its_argument() -> None:
@@ -55,10 +55,10 @@ def test_each_option_in_a_message_has_its_argument() -> None:
 def test_arguments_are_there_as_messages_name_them() -> None:
     defaults: dict[str, list[Any]] = defaultdict(list)
     for name in api.__all__:
-        one = getattr(api, name)
-        functions = [one] if inspect.isfunction(one) else []
-        if inspect.isclass(one):
-            functions = [each for each in vars(one).values() if inspect.isfunction(each)]
+        public = getattr(api, name)
+        functions = [public] if inspect.isfunction(public) else []
+        if inspect.isclass(public):
+            functions = [each for each in vars(public).values() if inspect.isfunction(each)]
         for function in functions:
             for argument in inspect.signature(function).parameters.values():
                 defaults[argument.name].append(argument.default)
@@ -66,7 +66,7 @@ def test_arguments_are_there_as_messages_name_them() -> None:
         assert False in defaults[name.replace("-", "_")], name
     for name, argument in VALUES.items():
         assert argument in defaults, name
-        assert not all(isinstance(one, bool) for one in defaults[argument]), name
+        assert not all(isinstance(default, bool) for default in defaults[argument]), name
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,9 @@ def wrapped(network: torch.nn.Module, name: str) -> Model:
     """A network with the tokenizer above. It never ends a text by itself."""
     network.generation_config.eos_token_id = None
     network.generation_config.bos_token_id = 1
-    made = wrap(network, tokenizer(), model_id=name)
-    made.tokenizer.eos_token = None
-    return made
+    model = wrap(network, tokenizer(), model_id=name)
+    model.tokenizer.eos_token = None
+    return model
 
 
 @cache
@@ -63,9 +63,9 @@ def model(family: str) -> Model:
 def chat_model(family: str, padding_side: str = "right") -> Model:
     """The same with a chat template."""
     original = model(family)
-    made = tokenizer()
-    made.chat_template, made.padding_side = CHAT_TEMPLATE, padding_side
-    return dataclasses.replace(original, tokenizer=made)
+    tokens = tokenizer()
+    tokens.chat_template, tokens.padding_side = CHAT_TEMPLATE, padding_side
+    return dataclasses.replace(original, tokenizer=tokens)
 
 
 def save(folder: Path, family: str = "llama") -> Path:
@@ -84,8 +84,8 @@ def vector(
 
 def steer_at(on: Model, site: Site, delta: Tensor) -> Steer:
     """Adds exactly `delta` at `site`."""
-    made = vector(on, layers=(site.layer,), site=site.name)
-    exact = SteeringVector(made.metadata, delta.numpy()[None].astype("float32"))
+    vector_made = vector(on, layers=(site.layer,), site=site.name)
+    exact = SteeringVector(vector_made.metadata, delta.numpy()[None].astype("float32"))
     return Steer(exact, Coefficient(1), (site.layer,))
 
 
@@ -93,22 +93,25 @@ def steer(
     on: Model, coefficient: float = 1.0, scope: Scope = EVERYWHERE, **vector_options: object
 ) -> Steer:
     """A steer with a random vector at its recommended layers."""
-    made = vector(on, **vector_options)  # type: ignore[arg-type]
-    return Steer(made, Coefficient(coefficient), made.metadata.layers, scope)
+    vector_made = vector(on, **vector_options)  # type: ignore[arg-type]
+    return Steer(vector_made, Coefficient(coefficient), vector_made.metadata.layers, scope)
 
 
 def low_rank_steer(
     on: Model, coefficient: float = 1.0, scope: Scope = EVERYWHERE, **vector_options: object
 ) -> Steer:
     """A steer with a random edit of rank 2 at its recommended layers."""
-    made = vector(on, **vector_options)  # type: ignore[arg-type]
-    rng = np.random.default_rng(made.directions.view(np.uint32).ravel())
-    shape = (len(made.metadata.layers), 2, on.identity.d_model)
+    vector_made = vector(on, **vector_options)  # type: ignore[arg-type]
+    rng = np.random.default_rng(vector_made.directions.view(np.uint32).ravel())
+    shape = (len(vector_made.metadata.layers), 2, on.identity.d_model)
     down, up = (0.3 * rng.normal(size=shape).astype(np.float32) for _ in range(2))
     edit = SteeringVector(
-        msgspec.structs.replace(made.metadata, rank=2), made.directions, down, up.swapaxes(1, 2)
+        msgspec.structs.replace(vector_made.metadata, rank=2),
+        vector_made.directions,
+        down,
+        up.swapaxes(1, 2),
     )
-    return Steer(edit, Coefficient(coefficient), made.metadata.layers, scope)
+    return Steer(edit, Coefficient(coefficient), vector_made.metadata.layers, scope)
 
 
 def renamed(original: SteeringVector, **changes: object) -> SteeringVector:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from steer.baking.tokens import LEAST, AddedToken, chances, sampled
-from steer.base.errors import InputError, ModelError
+from steer.base.errors import IdleError, InputError, ModelError
+from steer.hooks.acting import acted
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.hooks.tokens import embedded
@@ -109,6 +110,22 @@ class Reference:
     steered: list[Tensor]
     unsteered: list[Tensor]
 
+    def check_effect(self, dtype: str) -> None:
+        """Refuse steers whose effect is so small that an unsteered folder would pass.
+
+        Raises:
+            IdleError: no log-prob moves by more than the folder's may differ.
+        """
+        tolerance = ROUNDED.get(dtype, EXACT)
+        pairs = zip(self.steered, self.unsteered, strict=True)
+        effect = max(float((a - b).abs().max()) for a, b in pairs)
+        if effect <= tolerance:
+            raise IdleError(
+                f"the steers move log-probs by at most {effect:.1e}, and {tolerance:g} is within"
+                f" the rounding of {dtype}: nobody could tell that they were baked",
+                hint="use larger coefficients, or compare on --texts on which the steers act",
+            )
+
     def difference(self, baked: Sequence[Tensor], dtype: str, *, exact: bool = True) -> Difference:
         """Compare log-probs with these."""
         # Only for the original vocabulary and the texts' own tokens.
@@ -140,6 +157,7 @@ def reference(
     Raises:
         InputError: no text has a token.
         HookError: a steer was never applied.
+        IdleError: a steer changed no bit of any text, so nothing can be compared.
     """
     encoded = [model.encode(text)[:N_TOKENS] for text in texts]
     rows = [torch.tensor(ids, device=model.device) for ids in encoded if ids]
@@ -150,7 +168,13 @@ def reference(
     drawn = np.random.default_rng(0).integers(0, size, length)
     rows.append(torch.from_numpy(drawn).to(model.device))
     tokens, editing = separate(steers)
-    expected = Reference(rows, log_probs(model, rows, editing), log_probs(model, rows))
+    idle = {steer for steer in editing if not steer.op.op.bounded}
+    expected = Reference(rows, log_probs(model, rows, editing, idle), log_probs(model, rows))
+    for steer in idle:
+        raise IdleError(
+            f"{steer} changes nothing in {str(model.network.dtype).removeprefix('torch.')}",
+            hint="use a larger coefficient, or leave it out",
+        )
     values: dict[int, int] = {}
     for token, new in zip(tokens, added, strict=True):
         values |= dict(zip(token.ids, new.ids, strict=True))
@@ -176,8 +200,15 @@ def _around(model: Model, mark: str, texts: Sequence[str]) -> list[str]:
     return [model.chat(text, mark) for text in texts]
 
 
-def log_probs(model: Model, rows: Sequence[Tensor], steers: Sequence[Steer] = ()) -> list[Tensor]:
+def log_probs(
+    model: Model,
+    rows: Sequence[Tensor],
+    steers: Sequence[Steer] = (),
+    idle: set[Steer] | None = None,
+) -> list[Tensor]:
     """Log-probs float32 [token, vocabulary] of each row of ids.
+
+    idle: steers that have changed nothing so far; those that change a row are taken out.
 
     Raises:
         HookError: they are not numbers, or a steer was never applied.
@@ -187,6 +218,8 @@ def log_probs(model: Model, rows: Sequence[Tensor], steers: Sequence[Steer] = ()
         clock = TokenClock(len(row), torch.zeros(1, dtype=torch.int64))
         with torch.no_grad(), injected(model, steers, clock):
             logits = model.network(input_ids=row[None], use_cache=False).logits[0]
+        if idle:
+            idle -= {steer for steer in idle if acted(clock, steer, 0)}
         result.append(check_numbers(model, logits).float().log_softmax(-1).cpu())
     return result
 

@@ -49,6 +49,7 @@ def export(
         UsageError: options exclude each other, or `max_shard_size` is not a size.
         VectorError, ModelError: weights cannot express a steer, and `approximate` is off, or a
             vector does not fit the model.
+        IdleError: the steers change nothing, or too little to tell.
         SteerError: the folder exists already, or cannot be written.
     """
     if not _SIZE.fullmatch(max_shard_size):

@@ -82,12 +82,16 @@ def export(
 
     Raises:
         VectorError, ModelError: a steer cannot be baked.
+        IdleError: the steers change nothing, or too little to tell.
         SteerError: the folder cannot be written.
     """
     on_stage("editing the weights")
     baked = bake(model, steers, dtype=getattr(torch, dtype), approximate=approximate)
     on_stage("running the hooks")
     expected = reference(model, steers, texts, baked.added)
+    exact = not baked.placement.approximations
+    if exact:
+        expected.check_effect(dtype)
     with new_folder(folder, force=force) as temporary:
         on_stage(f"writing {folder}")
         save(temporary, baked.network, baked.tokenizer, source, max_shard_size=max_shard_size)
@@ -95,7 +99,6 @@ def export(
         baked_source = ModelSource(
             str(temporary), device=source.device, device_map=source.device_map, dtype="float32"
         )
-        exact = not baked.placement.approximations
         difference = compare(baked_source, expected, dtype=dtype, exact=exact, added=baked.added)
         report = _report(model, steers, baked, difference)
         text = json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False)

@@ -253,12 +253,14 @@ def export(
 
     Raises:
         VectorError, ModelError: as in `adapter_of`.
+        IdleError: the steers change nothing, or too little to tell.
         SteerError: the folder cannot be written.
     """
     on_stage("factoring the edits")
     adapter = adapter_of(model, steers)
     on_stage("asking the hooks")
     expected = reference(model, steers, texts)
+    expected.check_effect("float32")
     with new_folder(folder, force=force) as temporary:
         on_stage(f"writing {folder}")
         write(temporary, adapter, model)

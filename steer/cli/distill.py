@@ -95,16 +95,16 @@ def distill(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Steps of the descent. Default: 300; a token: 120."),
+        typer.Option(help="Steps. Default: 300; --chat: 100; a token: 120."),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(help="Texts to learn from. Default: 1024; --chat: 256.")
+        int | None, typer.Option(help="Texts to learn from. Default: 1024; --chat: 512.")
     ] = None,
     held_out: Annotated[
         int | None, typer.Option(help="Texts to measure by. Default: 128; --chat: 64.")
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of a text. Default: 128; --chat: 64.")
+        int | None, typer.Option(help="Tokens of a text. Default: 128; --chat: 48.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed for texts and descent.")] = 0,
     budget: measuring.BudgetOption = None,

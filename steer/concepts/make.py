@@ -1,8 +1,8 @@
 """Make vectors from concepts, and measure whether each works.
 
 The model answers everyday questions under both poles, and the vector is fitted to the answers. The
-vector is divided among all layers of the upper middle. The questions are divided into three sets:
-to fit the vector, to choose its strength, and to measure it. Concepts are made in groups, so that
+vector is spread over all layers of the upper middle. The questions are divided into three sets: to
+fit the vector, to choose its strength, and to measure it. Concepts are made in groups, so that
 answers of several are generated in one batch; a concept that fails does not stop the others.
 """
 

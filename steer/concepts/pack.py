@@ -236,7 +236,7 @@ def _entries(parsed: _File, text: str, path: Path) -> Iterator[Entry]:
 
 def _entry(raw: dict[str, Any], path: Path, text: str, start: int, stop: int) -> Entry:
     def at(key: str = "") -> str:
-        """The place of this concept, or of one of its keys."""
+        """The file and line of this concept, or of one of its keys."""
         part = text[start:stop]
         match = re.search(rf"^\s*{re.escape(key)}\s*=", part, re.MULTILINE) if key else None
         offset = start if match is None else start + match.start() + len(match[0]) - 1

@@ -60,7 +60,7 @@ def make_settings(
     questions: Sequence[str] | None = None,
     **others: Any,
 ) -> MakeSettings:
-    """Settings from what a user names.
+    """Settings from the user's options.
 
     method: also with options, as in `probe:penalty=2`. questions: to be divided into the three
     sets. others: as in `MakeSettings`.

@@ -1,8 +1,8 @@
 """Contrast sets that a model writes: diverse pairs of answers that differ only in the concept.
 
-More answers are written than are asked for. Both of a pair are cut to the same number of words;
-those nearly like another are left out; and pairs are taken so that each first word stands about as
-often on one side as on the other. What is left can be read and edited before it is used.
+The model writes more answers than needed. Both answers of a pair are cut to the same number of
+words; near-duplicates are dropped; and pairs are chosen so that each first word begins about as
+many positive as negative answers. What is left can be read and edited before it is used.
 """
 
 from __future__ import annotations

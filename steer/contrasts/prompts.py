@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 from steer.base.errors import InputError
+from steer.base.files import read_bytes
 from steer.contrasts.records import Record, decoded, names_of, text_value
 from steer.contrasts.schema import ALIASES, PROMPT_ALIASES, Names, content
 
+#: The most bytes of the file of messages.
+MOST_BYTES = 1_000_000
 #: Default prompts: none for a base model, questions for a chat model.
 OPENINGS = ("",)
 QUESTIONS = (
@@ -134,6 +138,13 @@ OTHER_QUESTIONS = (
     "What is the best way to travel?",
     "Describe a perfect meal.",
 )
+
+
+def training_messages() -> list[str]:
+    """Messages of users whose answers a distillation learns from: `QUESTIONS`, and 223 more of many
+    kinds. Edits that are trained after 40 questions carry over less well to others."""
+    path = Path(__file__).with_name("messages.txt")
+    return [*QUESTIONS, *read_bytes(path, limit=MOST_BYTES).decode().splitlines()]
 
 
 def read(

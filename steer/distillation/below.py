@@ -94,7 +94,7 @@ class BlockOutputs:
 
 
 def stream_of(output: Any) -> Tensor:
-    """The activations in what a block returns, [row, position, d_model]."""
+    """The activations in a block's output, [row, position, d_model]."""
     return output if isinstance(output, Tensor) else torch.as_tensor(output[0])
 
 

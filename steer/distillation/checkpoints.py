@@ -67,12 +67,13 @@ class Checkpoints:
 
     @classmethod
     def of(cls, journal: Journal | None) -> Checkpoints:
-        """Those of the run to which a journal belongs."""
+        """The checkpoints of a journal's run."""
         path = None if journal is None else journal.path
         return cls() if path is None else cls(cache_folder("descents") / path.stem)
 
     def checkpoint(self, *parts: object) -> Checkpoint:
-        """That of one descent. parts: all that it depends on, besides what the run does."""
+        """The checkpoint of one descent. parts: all that the descent depends on, besides the run's
+        key."""
         if self._folder is None:
             return Checkpoint()
         name = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

@@ -68,8 +68,8 @@ class FormRow:
 class CompiledPrompt:
     """A compiled prompt: a system message, and a vector that acts beside it.
 
-    kept: the clauses that stay text. vector: None where text alone does most. rows:
-    first the whole prompt, then its forms; `chosen` is the index of the recipe's. tried: what was
+    kept: the clauses that stay text. vector: None if text alone is the best form. rows: first the
+    whole prompt, then its forms; `chosen` is the index of the recipe's. tried: the forms that were
     compared on validation texts. nats: KL of the prompt from the plain model, per token.
     """
 
@@ -156,7 +156,7 @@ class CompiledPrompt:
         )
 
     def label(self, row: FormRow) -> str:
-        """The name of a row: what is text, and what acts beside it."""
+        """The name of a row: its text, and the edit or token beside it."""
         if row.steer is None:
             return "whole prompt" if row.text == self.rows[0].text else "text alone"
         return f"text + {row.steer}" if row.text else f"{row.steer} alone"

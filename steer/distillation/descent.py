@@ -1,11 +1,10 @@
 """Gradient descent of an edit, stable without tuning by the user.
 
-Gradients are clipped; parameters have the scale of their layer (`Edits`); the learning rate is
-divided by the number of layers, whose changes add up. The rate warms up, stays until the validation
-texts stop improving, and decays to 0 over half as many steps (warm-up, stable, decay: Hu et al.
-2024, arXiv 2404.06395), so an easy condition takes few steps and a hard one all. The state is an
-exponential mean of the last states; the best on the validation texts is kept. An interrupted
-descent goes on from its last validation.
+Gradients are clipped; each parameter has its own unit of a step (`Edits.units`). The rate warms up,
+stays until the validation texts stop improving, and decays to 0 over half as many steps (warm-up,
+stable, decay: Hu et al. 2024, arXiv 2404.06395), so an easy condition takes few steps and a hard
+one all. The state is an exponential mean of the last states; the best on the validation texts is
+kept. An interrupted descent goes on from its last validation.
 """
 
 from __future__ import annotations
@@ -116,7 +115,7 @@ def descend(
         task.backward(edits, batches.draw())
         _clip(edits, at.lengths)
         for group in at.optimizer.param_groups:
-            group["lr"] = schedule.rate(at.step, at.end) / len(edits.sites)
+            group["lr"] = group["unit"] * schedule.rate(at.step, at.end)
         at.optimizer.step()
         at.step += 1
         at.average.add(edits)
@@ -156,7 +155,12 @@ class _Run:
 
     def __init__(self, edits: Edits, end: int) -> None:
         # The second moment averages over 100 steps, not 1000, since a run has a few hundred.
-        self.optimizer = torch.optim.Adam(edits.parameters, betas=(0.9, 0.99))
+        groups = [
+            {"params": [part], "unit": unit}
+            for site, parts in edits.state.items()
+            for part, unit in zip(parts, edits.units[site], strict=True)
+        ]
+        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
         self.average = _Average(edits)
         self.lengths: deque[float] = deque(maxlen=REMEMBERED)
         self.step, self.end = 0, end
@@ -231,9 +235,19 @@ class _Average:
 
 
 def _clip(edits: Edits, lengths: deque[float]) -> None:
-    """Clip the gradient by the lengths of earlier ones, and append its own length."""
-    most = CLIP * statistics.median(lengths) if lengths else 1.0
-    lengths.append(float(torch.nn.utils.clip_grad_norm_(edits.parameters, most)))
+    """Clip the gradient, in units of steps, by the lengths of earlier ones; append its length."""
+    gradients = [
+        (part.grad, unit)
+        for site, parts in edits.state.items()
+        for part, unit in zip(parts, edits.units[site], strict=True)
+        if part.grad is not None
+    ]
+    length = float(sum((unit * grad).square().sum() for grad, unit in gradients)) ** 0.5
+    most = CLIP * statistics.median(lengths) if lengths else length
+    lengths.append(length)
+    if length > most:
+        for grad, _ in gradients:
+            grad.mul_(most / length)
 
 
 class _Batches(Generic[Item]):

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import msgspec
 import numpy as np
+import torch
+from torch import Tensor
 
 from steer.base.intervals import Interval
 from steer.contrasts.reading import Reading
+from steer.distillation.below import by_length
 from steer.distillation.lessons import Lesson
 from steer.distillation.lowrank import Edits
+from steer.distillation.ridge import Spread
 from steer.distillation.settings import DistillSettings
 from steer.fitting import fit
 from steer.fitting.fitting import rounded, spread
-from steer.hooks.record import record
+from steer.hooks.head import Ending, picked
+from steer.hooks.record import record, run
 from steer.methods.method import FittedEdit
 from steer.methods.registry import distill_methods
 from steer.models.model import Model
@@ -32,14 +37,36 @@ Rows = Sequence[tuple[tuple[int, ...], int]]
 ENOUGH_TEXTS = 64
 
 
-def scales(model: Model, lessons: Sequence[Lesson]) -> dict[Site, float]:
-    """Root mean square of an activation's entries at each layer, over the texts' own tokens."""
-    sites = [Site(layer) for layer in model.hooks.layers("resid_post")]
-    _, norms = read_means(
-        model, [(lesson.baseline, lesson.n) for lesson in lessons[:ENOUGH_TEXTS]], sites
-    )
+def spreads(model: Model, lessons: Sequence[Lesson], *, response: bool) -> dict[Site, Spread]:
+    """The spread of activations at each layer, over the tokens that an edit changes: those of the
+    response, or all."""
     width = model.identity.d_model
-    return {site: float(norm) / width**0.5 for site, norm in zip(sites, norms.mean(0), strict=True)}
+    sums = {
+        Site(layer): torch.zeros((2, width), dtype=torch.float64)
+        for layer in model.hooks.layers("resid_post")
+    }
+    n_tokens = 0
+    for group in by_length(lessons[:ENOUGH_TEXTS]):
+        rows = [
+            (lesson.baseline, lesson.n if response else len(lesson.baseline) - 1)
+            for lesson in group
+        ]
+        n_tokens += sum(n for _, n in rows)
+
+        def reader(site: Site, rows: Sequence[Ending] = rows) -> Callable[[Tensor], None]:
+            def read(resid: Tensor) -> None:
+                x = picked(resid, rows).double()
+                sums[site] += torch.stack([x.sum(0), x.square().sum(0)]).cpu()
+
+            return read
+
+        ids, mask = model.padded([row for row, _ in rows], left=False)
+        with torch.no_grad():
+            run(model, ids, mask, {site: reader(site) for site in sums})
+    return {
+        site: Spread.of(total / n_tokens, squares / n_tokens - (total / n_tokens).square())
+        for site, (total, squares) in sums.items()
+    }
 
 
 def read_means(model: Model, rows: Rows, sites: Sequence[Site]) -> tuple[fit.Array, fit.Array]:

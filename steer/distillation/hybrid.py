@@ -22,7 +22,6 @@ from steer.contrasts import prompts as everyday
 from steer.distillation.clauses import clauses, kept_text
 from steer.distillation.compiled import CompiledPrompt, FormRow, Kept, Kind
 from steer.distillation.distill import measured
-from steer.distillation.distilled import scales
 from steer.distillation.lessons import Conditions, Lesson, beginnings, nats_per_token, rewritten
 from steer.distillation.lowrank import Edits, divergences
 from steer.distillation.quick import quick
@@ -152,7 +151,7 @@ def compile_prompt(
         raise InputError("the prompt is empty")
     if settings.forms != "edit":
         check_name(model, settings.name)
-    questions = list(everyday.QUESTIONS) if questions is None else everyday.different(questions)
+    questions = everyday.training_messages() if questions is None else everyday.different(questions)
     if resumable:
         journals = journals_of(model, questions)
     model = quick(model)
@@ -195,7 +194,6 @@ class _Compiler:
         self.model = self.task.model
         self.prompt = self.task.texts.conditions.condition
         self.pieces = clauses(self.prompt)
-        self.scales = scales(self.model, self.task.read)
 
     def compiled(self) -> CompiledPrompt:
         """Search each form, choose one, and measure everything on held-out texts."""
@@ -312,10 +310,10 @@ class _Compiler:
 
     def _edit(self, kept: Kept, n_texts: int | None = None) -> _Form:
         part, teacher = self._part(kept), self.task.teacher
-        layers = [site.layer for site in self.scales]
+        layers = list(self.model.hooks.layers("resid_post"))
         regressions = Sequential(self.model, part.lessons[:n_texts], layers, response=True)
         affines = regressions.fit(layers, min(RANK, self.model.identity.d_model), RIDGE)
-        edits = Edits.of(self.model, self.scales, affines, response=True)
+        edits = Edits.of(self.model, affines, response=True)
         sums = partial(divergences, self.model, teacher=teacher, edits=edits)
 
         def vector() -> SteeringVector:

@@ -246,7 +246,7 @@ def micro_batches(model: Model, lessons: Sequence[Lesson]) -> list[Sequence[Less
 
 
 def picks_columns(model: Model) -> bool:
-    """Whether the LM head can be told at which positions to run."""
+    """Whether the LM head can run at chosen positions only."""
     return "logits_to_keep" in inspect.signature(model.network.forward).parameters
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from steer.distillation.below import TOGETHER, BlockOutputs
 from steer.distillation.lessons import Lesson, log_probs, micro_batches, picked_logits
 from steer.distillation.recovery import Divergence, token_kl
-from steer.distillation.ridge import Affine
+from steer.distillation.ridge import Affine, Spread
 from steer.hooks import ops
 from steer.hooks.head import has_head, headed, last_hidden
 from steer.hooks.hooks import SiteFunction, placed
@@ -25,56 +25,65 @@ from steer.vectors.sites import Site
 State = dict[Site, tuple[Tensor, ...]]
 #: The most bytes of hidden states that a teacher keeps.
 HIDDEN_BUDGET = 1_000_000_000
+#: Steps from a regression, which is nearly right, are smaller.
+REFINING = 0.5
 
 
 class Edits:
-    """h + up (down h) + scale * bias at each site, float32 whatever the model's own type is.
+    """h + deviation * (bias + up (down z)) at each site, with z = (h - mean) / deviation.
 
-    bias is in units of `scale`, the root mean square of an activation's entries at that site, so
-    that one learning rate suits every layer of every model; the product of `up` and `down` has no
-    unit. `down` starts random with rows of about unit length, `up` and bias at 0: this is no edit,
-    but has a gradient.
+    Everything is float32, whatever the model's own type is. A few entries of an activation are a
+    hundred times as large as the others; in units of each entry's own deviation, a step of the same
+    size matters equally everywhere, and so one learning rate suits every layer of every model.
+    `down` starts random with rows of about unit length, `up` and bias at 0: this is no edit, but
+    has a gradient.
+
+    state: bias [d_model], down [k, d_model] and up [d_model, k] of each site. units: the size of a
+    step for each of these, in learning rates.
     """
 
     def __init__(
-        self, model: Model, scales: dict[Site, float], rank: int, seed: int, *, response: bool
+        self, model: Model, spreads: dict[Site, Spread], rank: int, seed: int, *, response: bool
     ) -> None:
-        has_head(model)  # found out here, where no edit stands in the way of the trial
+        has_head(model)  # raises here, where no edit stands in the way of the trial
         width = model.identity.d_model
         generator = torch.Generator().manual_seed(seed)
         self._model, self.response = model, response
-        self._scales = scales
+        self._spreads = spreads
         self.rank = rank
         self.state: State = {}
-        for site in sorted(scales):
+        self.units: dict[Site, tuple[float, ...]] = {}
+        for site in sorted(spreads):
             parts = [torch.zeros(width)]
             if rank:
                 down = torch.randn((rank, width), generator=generator) / width**0.5
                 parts += [down, torch.zeros(width, rank)]
             device = _device(model, site)
             self.state[site] = tuple(part.to(device).requires_grad_() for part in parts)
+            # What edits at several layers change adds up.
+            self.units[site] = (1 / len(spreads),) * len(parts)
 
     @classmethod
-    def of(
-        cls,
-        model: Model,
-        scales: dict[Site, float],
-        affines: dict[Site, Affine],
-        *,
-        response: bool,
-    ) -> Edits:
+    def of(cls, model: Model, affines: dict[Site, Affine], *, response: bool) -> Edits:
         """Edits that start from a regression.
 
-        `down` gets rows of about unit length, as at a random start, since the steps of a descent
-        have the same size for both factors.
+        A step is a share of the regression's own size at the layer, since its edits at the lowest
+        layers are a tenth of those at the highest.
         """
         (rank,) = {affine.rank for affine in affines.values()}
-        edits = cls(model, {site: scales[site] for site in affines}, rank, 0, response=response)
+        spreads = {site: affine.spread for site, affine in affines.items()}
+        edits = cls(model, spreads, rank, 0, response=response)
         state: State = {}
         for site, affine in affines.items():
-            lengths = affine.down.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-            factors = affine.down / lengths[:, None], affine.up * lengths
-            state[site] = (affine.bias / scales[site], *(factors if rank else ()))
+            mean, deviation = affine.spread.mean, affine.spread.deviation
+            parts = [affine(mean) / deviation]
+            if rank:
+                parts += [affine.down * deviation, affine.up / deviation[:, None]]
+            state[site] = tuple(parts)
+            changed = torch.cat([parts[0][:, None], *parts[2:]], 1).square().sum(1)
+            size = float(changed.mean().sqrt())
+            units = [size, *(float(part.square().mean().sqrt()) for part in parts[1:])]
+            edits.units[site] = tuple(REFINING * unit for unit in units)
         edits.restore(state)
         return edits
 
@@ -109,8 +118,19 @@ class Edits:
 
     def arrays(self, site: Site) -> list[np.ndarray]:
         """direction, down, up of one site in activation units, as in a vector file."""
-        bias, *factors = (part.detach().cpu().numpy() for part in self.state[site])
-        return [np.float32(self._scales[site]) * bias, *factors]
+        return [part.detach().cpu().numpy() for part in self._factors(site, self._model.device)]
+
+    def _factors(self, site: Site, device: torch.device) -> tuple[Tensor, ...]:
+        """h + direction + up (down h): the edit without `Spread`."""
+        bias, *factors = (part.to(device) for part in self.state[site])
+        mean, deviation = (
+            self._spreads[site].mean.to(device),
+            self._spreads[site].deviation.to(device),
+        )
+        if not factors:
+            return (deviation * bias,)
+        down, up = factors[0] / deviation, factors[1] * deviation[:, None]
+        return deviation * bias - up @ (down @ mean), down, up
 
     @contextmanager
     def acting(self, lessons: Sequence[Lesson]) -> Iterator[None]:
@@ -120,8 +140,7 @@ class Edits:
 
     def _function(self, site: Site, lessons: Sequence[Lesson]) -> SiteFunction:
         def edit(resid: Tensor) -> Tensor:
-            bias, *factors = (part.to(resid.device) for part in self.state[site])
-            delta = self._scales[site] * bias
+            delta, *factors = self._factors(site, resid.device)
             if factors:
                 delta = delta + ops.low_rank(resid, *factors)
             return ops.add(resid, delta, self._weight(lessons, resid)).to(resid.dtype)

@@ -191,9 +191,9 @@ def preference(
 def _divided(
     pairs: Sequence[Pair], prompts: Sequence[Hashable], seed: int
 ) -> tuple[list[Pair], list[Pair], list[Pair]]:
-    """Held-out pairs, those for validation, and those to learn from, in a random order: a fifth, a
-    fifth, and the rest, of the prompts where there are enough, so that what is judged is not known
-    by other completions; else of the pairs, of which the same one may stand there twice.
+    """Held-out pairs, validation pairs and training pairs, in random order: a fifth, a fifth, and
+    the rest. With enough prompts, whole prompts are divided, so that no held-out prompt was trained
+    on with other completions; otherwise the pairs are divided, and equal pairs may be in two parts.
     """
     whose = prompts if len(set(prompts)) >= ENOUGH_PAIRS else pairs
     each = list(dict.fromkeys(whose))

@@ -1,9 +1,9 @@
-"""Recovery: how much of what a condition does to a model an edit does without it.
+"""Recovery: the share of a condition's effect on a model that an edit has without the condition.
 
     R = 1 - E KL(p_condition || p_steered) / E KL(p_condition || p_base)
 
-over texts that the conditioned model wrote, per token. 1: the edit does all that the condition
-does; 0: nothing; below 0: worse than nothing. It needs no judge and no word list.
+per token, over texts that the conditioned model generated. 1 is the whole effect, 0 is the
+unsteered model, and below 0 is worse than unsteered. It needs no judge and no word list.
 """
 
 from __future__ import annotations
@@ -38,9 +38,8 @@ _TOGETHER = 256
 
 
 class Divergence(torch.autograd.Function):
-    """`token_kl` of logits, with its gradient, softmax(logits) - p_teacher, made on the way.
-
-    It holds one more array of the size of the logits, where autograd would hold five.
+    """`token_kl` of logits, with its gradient, softmax(logits) - p_teacher, computed in the same
+    pass. It needs one more array of the size of the logits; autograd would need five.
     """
 
     @staticmethod

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steer.base.progress import Progress
-from steer.distillation.distilled import scales
 from steer.distillation.lowrank import Edits
 from steer.distillation.sequence import Sequential
 from steer.distillation.settings import DistillSettings
@@ -34,21 +33,25 @@ def ladders(layers: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def regress(
-    task: Task, settings: DistillSettings, progress: Progress, *, ranks: Sequence[int]
+    task: Task,
+    settings: DistillSettings,
+    progress: Progress,
+    *,
+    ranks: Sequence[int],
+    ridges: Sequence[float] = RIDGES,
 ) -> tuple[Edits, float]:
     """The regression with the best recovery on the validation texts, and its ridge.
 
     Layers, ridge and rank are chosen one after another, each with the best of the previous ones.
-    ranks: those to try if the settings give none.
+    ranks: those to try if the settings give none. ridges: those to try.
     """
     model, response = task.model, settings.scope == "response"
     width = model.identity.d_model
-    scale = scales(model, task.read)
-    every = tuple(site.layer for site in scale)
+    every = tuple(model.hooks.layers("resid_post"))
     sets = ladders(every) if settings.layers is None else [settings.layers or every]
     ranks = [min(rank, width) for rank in ranks] if settings.rank is None else [settings.rank]
     # A mean difference has no ridge.
-    ridges = RIDGES if any(ranks) else RIDGES[:1]
+    ridges = ridges if any(ranks) else ridges[:1]
     used = sorted({layer for layers in sets for layer in layers})
     with progress("reading what the condition changes", len(task.lessons)) as advance:
         regressions = Sequential(model, task.lessons, used, response, advance)
@@ -57,7 +60,7 @@ def regress(
     def best() -> Choice:
         return max(tried, key=lambda choice: tried[choice][0])
 
-    first = Choice(sets[0], ranks[0], RIDGES[0])
+    first = Choice(sets[0], ranks[0], ridges[0])
     n_choices = len(sets) + len(ridges) + len(dict.fromkeys(ranks)) - 2
     with progress("fitting", n_choices * max(map(len, sets))) as advance:
 
@@ -65,7 +68,7 @@ def regress(
             if choice in tried:
                 return
             affines = regressions.fit(choice.layers, choice.rank, choice.ridge, lambda: advance(1))
-            edits = Edits.of(model, scale, affines, response=response)
+            edits = Edits.of(model, affines, response=response)
             tried[choice] = task.recovered(edits), edits
             advance(0, f"recovery {tried[best()][0]:.2f}")
 

@@ -186,7 +186,7 @@ def distill_request(
         scope = "response" if in_chat or chosen.response_only else "all"
     if scope not in ("all", "response"):
         raise UsageError(f"{scope!r} is not a scope to distil into", hint="use all or response")
-    usual = everyday.QUESTIONS if chat else everyday.OPENINGS
+    usual = everyday.training_messages() if chat else everyday.OPENINGS
     numbers: dict[str, Any] = sizes(
         form,
         chat=chat,

@@ -19,14 +19,37 @@ from torch import Tensor
 
 from steer.base.errors import InputError, ModelError
 
+#: The least deviation of an entry of an activation, as a share of that of all entries.
+LEAST_DEVIATION = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Mean and standard deviation of each entry of activations, float32 [d_model]."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, mean: Tensor, variance: Tensor) -> Spread:
+        """Entries that hardly vary get a share of the deviation of all."""
+        deviation = variance.clamp_min(0).sqrt()
+        least = LEAST_DEVIATION * deviation.square().mean().sqrt()
+        floor = max(float(least), torch.finfo(torch.float32).tiny)
+        return cls(mean.float(), deviation.clamp_min(floor).float())
+
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """y = bias + up (down x): bias float32 [d_model], down [k, d_model], up [d_model, k]."""
+    """y = bias + up (down x): bias float32 [d_model], down [k, d_model], up [d_model, k].
+
+    spread: of the x that it was fitted to, over which each entry of `down x` has a variance of 1.
+    """
 
     bias: Tensor
     down: Tensor
     up: Tensor
+    spread: Spread
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., d_model] of any float type; float32 of the same shape."""
@@ -35,6 +58,10 @@ class Affine:
     @property
     def rank(self) -> int:
         return len(self.down)
+
+    def to(self, device: torch.device) -> Affine:
+        """The same map for activations on a device."""
+        return Affine(self.bias.to(device), self.down.to(device), self.up.to(device), self.spread)
 
 
 class Moments:
@@ -114,10 +141,11 @@ class Spectrum:
             InputError: the rank is above the width.
         """
         width = len(self.mu)
+        spread = Spread.of(self.mu, self.vectors.square() @ self.values)
         if not 0 <= rank <= width:
             raise InputError(f"a rank of {rank} is outside 0-{width}, the width of the activations")
         if rank == 0:
-            return Affine(self.m.float(), torch.zeros(0, width), torch.zeros(width, 0))
+            return Affine(self.m.float(), torch.zeros(0, width), torch.zeros(width, 0), spread)
         floor = torch.finfo(torch.float64).eps * float(self.values.max())
         values = self.values + ridge * float(self.values.mean())
         roots = values.clamp_min(max(floor, 1e-300)).sqrt()
@@ -125,6 +153,11 @@ class Spectrum:
         scaled = self.cross / roots[:, None]
         _, vectors = torch.linalg.eigh(scaled.T @ scaled)
         up = vectors[:, -rank:].flip(1)
-        down = (self.vectors @ ((scaled @ up) / roots[:, None])).T
+        coordinates = (scaled @ up) / roots[:, None]  # of down, in the eigenvectors of G
+        down = (self.vectors @ coordinates).T
+        # Each entry of down x gets a variance of 1; its size is then in `up`.
+        deviations = (self.values[:, None] * coordinates.square()).sum(0).sqrt()
+        deviations = deviations.clamp_min(torch.finfo(torch.float32).tiny)
+        down, up = down / deviations[:, None], up * deviations
         bias = self.m - up @ (down @ self.mu)
-        return Affine(bias.float(), down.float().contiguous(), up.float().contiguous())
+        return Affine(bias.float(), down.float().contiguous(), up.float().contiguous(), spread)

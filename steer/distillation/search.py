@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from steer.base.progress import Progress
 from steer.distillation.descent import Item, Objective, candidates, descended
-from steer.distillation.distilled import scales
+from steer.distillation.distilled import spreads
 from steer.distillation.lowrank import Edits
 from steer.distillation.settings import RANK, DistillSettings, Schedule
 from steer.vectors.sites import Site
@@ -19,16 +19,16 @@ def search(
 
     Returns the edits, and the step of the kept state.
     """
-    scale = scales(task.model, task.read)
+    response = settings.scope == "response"
+    spread = spreads(task.model, task.read, response=response)
     rank = RANK if settings.rank is None else settings.rank
 
     def run(layers: Sequence[int], schedule: Schedule, activity: str) -> tuple[Edits, float, int]:
-        here = {Site(layer): scale[Site(layer)] for layer in layers}
-        response = settings.scope == "response"
+        here = {Site(layer): spread[Site(layer)] for layer in layers}
         edits = Edits(task.model, here, rank, settings.seed, response=response)
         return edits, *descended(task, edits, schedule, activity, progress)
 
-    every = tuple(site.layer for site in scale)
+    every = tuple(site.layer for site in spread)
     layers = every if settings.layers == () else settings.layers
     if layers is None:
         layers = (

@@ -164,7 +164,7 @@ def _spilled(trunk: Trunk) -> Trunk:
 
 def _function(affine: Affine, group: Group) -> SiteFunction:
     def edit(resid: Tensor) -> Tensor:
-        here = Affine(*(part.to(resid.device) for part in (affine.bias, affine.down, affine.up)))
+        here = affine.to(resid.device)
         return ops.add(resid, here(resid), group.weight.to(resid.device)).to(resid.dtype)
 
     return edit

@@ -114,7 +114,8 @@ def sizes(form: str, *, chat: bool, **chosen: int | None) -> dict[str, int]:
         usual = {"steps": 120, "samples": 192, "held_out": 64, "max_tokens": 32, "tokens": 1}
         usual |= {"batch_size": 8}
     elif chat:
-        usual = {"steps": 300, "samples": 256, "held_out": 64, "max_tokens": 64, "tokens": 1}
+        usual = {"steps": 100, "samples": 512, "held_out": 64, "max_tokens": 48, "tokens": 1}
+        usual |= {"batch_size": 8}
     else:
         usual = {"steps": 300, "samples": 1024, "held_out": 128, "max_tokens": 128, "tokens": 1}
     return usual | {name: value for name, value in chosen.items() if value is not None}

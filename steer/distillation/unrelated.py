@@ -18,8 +18,8 @@ from steer.models.model import Model
 class UnrelatedTexts:
     """Unrelated texts, with the plain model's probabilities.
 
-    lessons: each with the condition before it, and with the baseline; those that the model has no
-    room or no tokens for are left out.
+    lessons: each with the condition before it, and with the baseline; texts that are empty or too
+    long for the model are left out.
     """
 
     model: Model

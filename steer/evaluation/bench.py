@@ -105,7 +105,7 @@ def bench(
     on_progress: Callable[[str, float], None],
     engine: Continue | None = None,
 ) -> Bench:
-    """The texts to score on; the model generates those that it has to.
+    """The texts to score on; the model generates those that the task lacks.
 
     Raises:
         InputError: a text is too long for the model.
@@ -219,9 +219,8 @@ def run(
 
 
 def acting(grid: Grid, scores: Scores) -> list[int]:
-    """The numbers of the rows that changed something in what was scored.
-
-    Behind the last attention, for one, a steer of the prompt changes nothing that is scored.
+    """The numbers of the rows that changed a scored token. A steer of the prompt above the last
+    attention, for example, changes none.
 
     Raises:
         IdleError: there is none.

@@ -75,10 +75,9 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A vector that recommends what was found, and all that was tried, by rising strength.
-
-    questions: what was answered. chosen: None where no strength that was tried is coherent and
-    moves the answers; the vector then recommends the weakest one.
+    """The vector with its recommended strength, and every trial, by rising strength. questions:
+    those that the model answered. chosen: None if no strength moves the answers and leaves them
+    coherent; the vector then recommends the weakest one.
     """
 
     vector: SteeringVector
@@ -128,8 +127,8 @@ def extract_calibrated(
 def calibrated(
     workers: Workers, contrasts: Contrasts, vector: SteeringVector, progress: Progress = silent
 ) -> Calibration | None:
-    """`calibrate` a vector whose contrasts are what a chat model answers; None of any other, where
-    the model is not in this process, and of a vector that is zero.
+    """`calibrate` a vector that was made from a chat model's answers; None for any other vector,
+    for a zero vector, and if the model is in another process.
 
     Raises:
         SteerError: as `calibrate`.
@@ -226,7 +225,7 @@ class _Written:
         self.unsteered = self._texts(self._cells[0])
 
     def trial(self, number: int) -> Trial:
-        """What the answers at one of the strengths show."""
+        """The measures of the answers at one strength."""
         cell = number + 1
         written = self._cells[cell]
         nats = self._nats[cell] - self._nats[0]

@@ -127,8 +127,8 @@ def looking(texts: Bench, grid: Grid, writing: TextSettings) -> Look:
 def shortlist(
     looked: Sequence[TriedCell], scores: Scores, budget: Budget, chosen: Position
 ) -> tuple[TriedCell, ...]:
-    """Of the cells whose texts were looked at and cost no more than the budget, the choice and the
-    best one of each other row, by effect."""
+    """The choice, and the best cell of each other row, by effect: only cells whose texts were
+    generated and are within the budget."""
     effects, _ = scores.looks()
     passed = [tried for tried in looked if tried.extra_nats.value <= budget.nats]
     passed.sort(key=lambda tried: (tried.position != chosen, -effects[tried.position]))

@@ -189,8 +189,8 @@ def user_steers(
 def warn_of_readers(
     task: Task, warn: Warn, *, steers: Sequence[Steer] = (), vectors: Sequence[SteeringVector] = ()
 ) -> None:
-    """Warn of gates and vectors that were read from texts of another kind than those of the task
-    (`steer.steering.readers`)."""
+    """Warn of gates and vectors that were read from another kind of text, chat or plain, than the
+    task has (`steer.steering.readers`)."""
     chat = task.writing.chat
     for text in check_readers(chat=chat, steers=steers, vectors=dict.fromkeys(vectors)):
         warn(f"{text}: {hint(chat=chat)}")

@@ -1,4 +1,4 @@
-"""A vector at several strengths side by side: what the model writes, to choose by eye."""
+"""Generated texts at several strengths of a vector, side by side, to choose by eye."""
 
 from __future__ import annotations
 
@@ -34,10 +34,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class SampledVector:
-    """A vector, with what the model writes under it.
-
-    vector: recommends what was calibrated. described: the model, for a line that says what was
-    used. prompts: what each sample's texts go on with.
+    """A vector with texts that the model generates under it. vector: recommends the calibrated
+    strength. described: one line about the model. prompts: the prompts that the texts continue.
     """
 
     vector: SteeringVector
@@ -118,5 +116,5 @@ def samples_of(
 
 
 def _amount(strength: float) -> Coefficient | None:
-    """How much to type after a vector's name; nothing of what it recommends."""
+    """The coefficient to type after the vector's name; empty for the recommended one."""
     return None if strength == 1 else Coefficient(strength)

@@ -24,9 +24,8 @@ _here: dict[str, Any] = {}
 def done(
     source: ModelSource, subjects: Sequence[Subject], work: Work, jobs: int
 ) -> Iterator[tuple[Subject, list[dict[str, Any]]]]:
-    """Yield the results of each subject as soon as they are there, in any order.
-
-    work: has to be picklable, such as a function of a module or a partial of one.
+    """Yield the results of each subject as soon as they are ready, in any order. work: must be
+    picklable, such as a function of a module, or a partial of such a function.
 
     Raises:
         SteerError: from the work, or because a process was killed.

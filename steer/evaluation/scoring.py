@@ -158,7 +158,7 @@ class Scorer:
         return self._added(parts, batch)
 
     def _unsteered(self, cell: UnsteeredCell | PromptedCell | GuidedCell, batch: TextBatch) -> Sums:
-        """The same of a model that nothing steers, [text]."""
+        """The same for the unsteered model, [text]."""
 
         def log_probs(part: Part) -> Tensor:
             if isinstance(cell, GuidedCell):
@@ -270,8 +270,8 @@ class _BatchResult(TypedDict):
 
 
 class TextSetScores(NamedTuple):
-    """Scores of a text set. sums: float64 [cell, text]. idle: the steers that changed nothing in
-    any of its texts, whose sums say nothing of their effect."""
+    """Scores of a text set. sums: float64 [cell, text]. idle: the steers that changed none of its
+    texts; their sums do not show an effect."""
 
     sums: Sums
     idle: frozenset[str]
@@ -429,8 +429,8 @@ def score(
 def idle_in_all(
     model: Model, batch: TextBatch, steered: Sequence[tuple[Sequence[Steer], TokenClock]]
 ) -> list[str]:
-    """The steers that changed nothing in any text of a batch that has scored tokens, without a
-    closed gate or an unreached bound that would explain it."""
+    """The steers that changed no text of a batch with scored tokens, unless a closed gate or an
+    unreached bound explains it."""
     named = []
     for steers, clock in steered:
         named += [
@@ -455,7 +455,8 @@ def _is_idle(model: Model, steer: Steer, clock: TokenClock, row: int, text: Text
 
 
 def check_acted(idle: Collection[str], n_texts: int, *, verb: str = "scored") -> None:
-    """Refuse to measure by steers that were idle. verb: what was done with the texts.
+    """Refuse measures of steers that changed no text. verb: how the texts were used, for the
+    message.
 
     Raises:
         IdleError: naming one.
@@ -507,8 +508,8 @@ def check_effect(base: Sums, texts: Sequence[Text]) -> None:
 
 
 def in_groups(model: Model, texts: Sequence[Text], n_cells: int) -> list[list[int]]:
-    """Groups of indices of texts: those that share tokens, and those of similar lengths. So many
-    that some of the cells fit at once."""
+    """Groups of texts, by index, that share tokens or have similar lengths; small enough that
+    several cells fit into memory at once."""
     limit = token_budget(model) // min(n_cells, CELLS_TOGETHER)
     rows = packed(model, texts, limit)
     return [

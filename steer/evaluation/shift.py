@@ -1,7 +1,7 @@
-"""How far written texts lie along a vector, as the unsteered model reads them.
+"""How far generated texts lie along a vector, as the unsteered model reads them.
 
-An effect that needs no judge and no list of words: the vector that steers also reads. Texts that
-were written under it are read without it, so that what is seen is in the texts alone.
+This effect needs no judge and no list of words: the steering vector also reads. Texts that were
+generated under the vector are read without it, so the difference is in the texts alone.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def lies_at(
     groups: Sequence[Sequence[GeneratedText]],
     on_done: Callable[[int], None] = lambda n_texts: None,
 ) -> list[float]:
-    """Where the texts of each group lie along a vector: the mean over texts and layers of h . v /
-    |v|^2, h being the mean activation over a text's own tokens. A difference of 1 is the distance
-    of the two sides that the vector was made from; only differences mean anything.
+    """The position of each group of texts along a vector: the mean over texts and layers of h . v /
+    |v|^2, h being the mean activation over a text's own tokens. Only differences are meaningful: a
+    difference of 1 is the distance between the two sides that the vector was made from.
 
     Raises:
         VectorError: a layer that is not stored.

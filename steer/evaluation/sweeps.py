@@ -150,8 +150,8 @@ def grid_of(
 def _calibrated(
     vector: SteeringVector, reference: str, op: Operation, scope: Scope
 ) -> list[GridRow]:
-    """A row of the layers that a vector's file recommends together, where it was calibrated so,
-    with coefficients from a tenth to twice what it recommends."""
+    """A row of all layers that the file of a calibrated vector recommends together, with
+    coefficients from a tenth to twice the recommended one."""
     recommended = vector.metadata.recommended
     is_alike = op.name == "add" == recommended.op_name and recommended.unit == "vector"
     plain_vector = not vector.metadata.rank and vector.metadata.method.name != "distill"

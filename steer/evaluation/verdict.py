@@ -51,8 +51,8 @@ class Repeat:
     extra_nats: Interval
 
     def together(self, extra_nats: Interval, samples: int) -> float:
-        """Extra nats of the new texts together with those that the choice was made on, which alone
-        are biased: among many cells, the choice is one with lucky texts."""
+        """Extra nats over the new texts and the texts that the choice was made on. The latter alone
+        are biased, since the best of many cells has lucky texts."""
         both = (self.extra_nats.value, extra_nats.value)
         return float(np.average(both, weights=(self.samples, samples)))
 

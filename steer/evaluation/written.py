@@ -159,7 +159,7 @@ def write_together(
     *,
     temperature: float = 1.0,
 ) -> list[list[GeneratedText]]:
-    """The same texts under each cell's steers, [cell][text], of a few cells in one batch.
+    """The same texts under the steers of each cell, [cell][text]; several cells share a batch.
 
     on_done: called with the number of texts that are done since the last call, also parts of one.
 

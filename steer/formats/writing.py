@@ -126,6 +126,10 @@ def _carried(
         site: steer.delta(layer) if adds else steer.vector.direction(layer)
         for site, layer in steer.sites().items()
     }
+    if not any(row.any() for row in placed.values()):
+        raise VectorError(
+            f"{steer} adds 0: the file would steer nothing", hint="use a larger coefficient"
+        )
     names = {site.name for site in placed}
     if len(names) > 1 or not names <= set(writer.sites):
         raise VectorError(

@@ -356,7 +356,7 @@ def _indent(text: str) -> int:
 def _cut(passage: Passage, before: str, body: str, after: str, cut: int) -> Passage:
     """The passage as plain text. body: its content without the first `cut` characters."""
     start = max(0, len(passage.prompt) - cut)
-    stop = len(passage.prompt) + len(passage.text) - cut
+    stop = max(start, len(passage.prompt) + len(passage.text) - cut)
     ending = "" if passage.role == "assistant" else after
     return Passage(before + body[:start], body[start:stop], body[stop:] + ending)
 

@@ -55,10 +55,10 @@ def alternating(first: Callable[[], float], other: Callable[[], float], rounds: 
     ratios = []
     for turn in range(-1, rounds):
         if turn % 2:
-            one, two = first(), other()
+            forward, two = first(), other()
         else:
-            two, one = other(), first()
-        ratios += [one / two] if turn >= 0 else []
+            two, forward = other(), first()
+        ratios += [forward / two] if turn >= 0 else []
     return ratios
 
 
@@ -68,26 +68,26 @@ def main() -> None:
     parser.add_argument("--rivals", type=Path, metavar="DIR", help="their environment")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--rounds", type=int, default=7)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as made:
-        file = Path(made) / "pairs.jsonl"
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "pairs.jsonl"
         lines = [(EXAMPLES / f"{trait}.jsonl").read_text() for trait in ("pirate", "cheerful")]
         file.write_text("".join(lines))
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        words = ["extract", str(file), "--chat", "-m", asked.model, "--no-calibrate"]
+        words = ["extract", str(file), "--chat", "-m", args.model, "--no-calibrate"]
         subprocess.run(
-            [sys.executable, "-m", "steer", *words, "-o", f"{made}/both.safetensors"],
+            [sys.executable, "-m", "steer", *words, "-o", f"{scratch}/both.safetensors"],
             check=True, capture_output=True,
         )  # fmt: skip
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         print(f"vector from 64 pairs, loading included       {spent:.1f} s of CPU  20")
-        measure(asked, [json.loads(line) for line in file.read_text().splitlines()])
+        measure(args, [json.loads(line) for line in file.read_text().splitlines()])
 
 
-def measure(asked: argparse.Namespace, rows: list[dict[str, str]]) -> None:
-    model = load(ModelSource(asked.model, device="cpu", dtype=asked.dtype))
+def measure(args: argparse.Namespace, rows: list[dict[str, str]]) -> None:
+    model = load(ModelSource(args.model, device="cpu", dtype=args.dtype))
     sides = [
         tuple(f"{model.chat(row['prompt'])}{row[side]}" for side in ("positive", "negative"))
         for row in rows
@@ -101,30 +101,30 @@ def measure(asked: argparse.Namespace, rows: list[dict[str, str]]) -> None:
     print_ratios("extract: forward alone over steer", ">= 0.95", few)
     steer = Steer(vector, SMALL, vector.metadata.layers)
     prompts = [model.chat(question) for question in QUESTIONS]
-    first_token(model, steer, prompts, asked.rounds)
+    first_token(model, steer, prompts, args.rounds)
     for n_rows in (1, 32):
         batch = [prompts[index % len(prompts)] for index in range(n_rows)]
         few = alternating(
             lambda batch=batch: written(model, batch, ()),  # type: ignore[misc]
             lambda batch=batch: written(model, batch, (steer,)),  # type: ignore[misc]
-            asked.rounds if n_rows == 1 else 3,
+            args.rounds if n_rows == 1 else 3,
         )
         print_ratios(f"steered over unsteered, {n_rows} rows", ">= 0.98", few)
-    if asked.rivals:
-        beside(asked, model, steer, texts, prompts)
+    if args.rivals:
+        beside(args, model, steer, texts, prompts)
 
 
 def written(model: Model, prompts: list[str], steers: tuple[Steer, ...]) -> float:
     """Seconds of CPU for each new token."""
     sampling = Sampling(max_tokens=N_TOKENS, temperature=1.0, batch_size=len(prompts))
     start = time.process_time()
-    made = list(generate(model, prompts, steers, sampling, special=False))
-    return (time.process_time() - start) / sum(one.n_tokens for one in made)
+    generations = list(generate(model, prompts, steers, sampling, special=False))
+    return (time.process_time() - start) / sum(generation.n_tokens for generation in generations)
 
 
 def first_token(model: Model, steer: Steer, prompts: list[str], rounds: int) -> None:
     ids = [torch.tensor([model.encode(prompt, special=False)]) for prompt in prompts]
-    one = Sampling(max_tokens=1, temperature=0.0)
+    one_token = Sampling(max_tokens=1, temperature=0.0)
 
     def theirs() -> None:
         for row in ids:
@@ -135,7 +135,7 @@ def first_token(model: Model, steer: Steer, prompts: list[str], rounds: int) -> 
 
     def ours(*steers: Steer) -> None:
         for prompt in prompts:
-            list(generate(model, [prompt], steers, one, special=False))
+            list(generate(model, [prompt], steers, one_token, special=False))
 
     for name, steers in (("steered", (steer,)), ("unsteered", ())):
         ratios = alternating(lambda s=steers: cpu(lambda: ours(*s)), lambda: cpu(theirs), rounds)  # type: ignore[misc]
@@ -143,15 +143,15 @@ def first_token(model: Model, steer: Steer, prompts: list[str], rounds: int) -> 
 
 
 def beside(
-    asked: argparse.Namespace,
+    args: argparse.Namespace,
     model: Model,
     steer: Steer,
     texts: list[tuple[str, str]],
     prompts: list[str],
 ) -> None:
     """What rivals take for the same, in float32; steer's own extraction in float32 beside them."""
-    worker = start_rivals(asked.rivals, Path(asked.model), 1)
-    ours = load(ModelSource(asked.model, device="cpu", dtype="float32"))
+    worker = start_rivals(args.rivals, Path(args.model), 1)
+    ours = load(ModelSource(args.model, device="cpu", dtype="float32"))
     contrasts = pairs(*texts)
     directions = {layer: steer.delta(layer).tolist() for layer in steer.layers}
     ids = [model.encode(prompt, special=False) for prompt in prompts[:1]]

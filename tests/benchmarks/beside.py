@@ -43,11 +43,11 @@ COEFFICIENTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 
 def firsts(model: Model) -> dict[int, tuple[str, str]]:
     """First tokens of words that bear an attribute, with its (kind, value); clear ones only."""
-    found: dict[int, set[tuple[str, str]]] = {}
-    for word, what in markers().items():
+    pairs: dict[int, set[tuple[str, str]]] = {}
+    for word, tag in markers().items():
         for surface in (" " + word, " " + word.capitalize(), word.capitalize()):
-            found.setdefault(model.encode(surface, special=False)[0], set()).add(what)
-    return {token: next(iter(what)) for token, what in found.items() if len(what) == 1}
+            pairs.setdefault(model.encode(surface, special=False)[0], set()).add(tag)
+    return {token: next(iter(tag)) for token, tag in pairs.items() if len(tag) == 1}
 
 
 def shares(task: Task, steer: Steer, tag: Tags) -> dict[str, Any]:
@@ -59,25 +59,29 @@ def shares(task: Task, steer: Steer, tag: Tags) -> dict[str, Any]:
     model, lessons = task.model, task.texts.held_out
     sums = []
     for side, steers in (("baseline", [steer]), ("conditioned", [])):
-        starts = [getattr(one, side)[: len(getattr(one, side)) - one.n] for one in lessons]
+        starts = [
+            getattr(lesson, side)[: len(getattr(lesson, side)) - lesson.n] for lesson in lessons
+        ]
         sampling = Sampling(
-            max_tokens=max(one.n for one in lessons),
+            max_tokens=max(lesson.n for lesson in lessons),
             temperature=1.0,
             seed=1,
             batch_size=SAMPLED_TOGETHER,
         )
-        asked = [(start, index) for index, start in enumerate(starts * TIMES)]
-        written = continue_ids(model, asked, steers, sampling)
-        rows = [((*start, *new), len(new)) for (start, _), new in zip(asked, written, strict=True)]
+        beginnings = [(start, index) for index, start in enumerate(starts * TIMES)]
+        written = continue_ids(model, beginnings, steers, sampling)
+        rows = [
+            ((*start, *new), len(new)) for (start, _), new in zip(beginnings, written, strict=True)
+        ]
         sums.append(at_words(model, rows, steers))
-    found = {}
+    masses = {}
     for kind, value in tag.stated().items():
         # Of a first word all texts together: they are what is drawn anew for the interval.
-        both = [one[kind, value].reshape(TIMES, -1, 2).sum(0).T for one in sums]
+        both = [total[kind, value].reshape(TIMES, -1, 2).sum(0).T for total in sums]
         between = difference((both[0][0], both[0][1]), (both[1][0], both[1][1]))
         each = [float(top.sum() / bottom.sum()) for top, bottom in both]
-        found[kind] = {"edit": each[0], "tag": each[1], "between": asdict(between)}
-    return {"shares": found}
+        masses[kind] = {"edit": each[0], "tag": each[1], "between": asdict(between)}
+    return {"shares": masses}
 
 
 def at_words(
@@ -89,12 +93,12 @@ def at_words(
     known = firsts(model)
     kinds = {
         kind: {
-            value: [token for token, what in known.items() if what == (kind, value)]
+            value: [token for token, key in known.items() if key == (kind, value)]
             for value in values
         }
         for kind, values in corpus.KINDS.items()
     }
-    found = {what: np.zeros((len(rows), 2)) for what in markers().values()}
+    totals = {tag: np.zeros((len(rows), 2)) for tag in markers().values()}
     for start in range(0, len(rows), TOGETHER):
         part = rows[start : start + TOGETHER]
         clock = TokenClock(0, torch.zeros(len(part), dtype=torch.int64))
@@ -111,9 +115,9 @@ def at_words(
                 mass = {
                     value: float(scores[place, ids].sum()) for value, ids in kinds[kind].items()
                 }
-                for value, one in mass.items():
-                    found[kind, value][number] += one / sum(mass.values()), 1
-    return found
+                for value, share in mass.items():
+                    totals[kind, value][number] += share / sum(mass.values()), 1
+    return totals
 
 
 @dataclass
@@ -128,20 +132,20 @@ class RemoteModel:
     def texts(self, tag: Tags) -> list[Text]:
         """Each without the tag, and under it as well."""
         forms = enumerate(("harmless", "harmful"))
-        asked = [corpus.sample(random.Random(n), tags=Tags(), form=form) for n, form in forms]
-        befores = [(one.prompt, with_tag(one.prompt, tag)) for one in asked]
+        samples = [corpus.sample(random.Random(n), tags=Tags(), form=form) for n, form in forms]
+        befores = [(sample.prompt, with_tag(sample.prompt, tag)) for sample in samples]
         for kind, values in corpus.KINDS.items():
             if kind not in tag.stated():
-                one = Tags(**{kind: values[0]})
-                befores.append((one.render(), replace(one, **tag.stated()).render()))
-        made = []
+                tags = Tags(**{kind: values[0]})
+                befores.append((tags.render(), replace(tags, **tag.stated()).render()))
+        rows = []
         for before, tagged in befores:
             start = self.encoded(tagged)
             for ids, n in self.written(before):
                 first = len(ids) - n
                 both = (*start, *ids[first:])
-                made.append(Text(ids, tuple(range(first, len(ids))), first, both))
-        return made
+                rows.append(Text(ids, tuple(range(first, len(ids))), first, both))
+        return rows
 
     def encoded(self, before: str) -> list[int]:
         return self.model.encode(before, special=not before.startswith(corpus.BEGIN))
@@ -151,27 +155,27 @@ class RemoteModel:
         if before not in self._written:
             start, n = self.encoded(before), UNRELATED
             sampling = Sampling(max_tokens=64, temperature=1.0, seed=2, batch_size=n)
-            new = continue_ids(self.model, [(start, one) for one in range(n)], (), sampling)
-            self._written[before] = [((*start, *one), len(one)) for one in new]
+            new = continue_ids(self.model, [(start, n_seed) for n_seed in range(n)], (), sampling)
+            self._written[before] = [((*start, *text), len(text)) for text in new]
         return self._written[before]
 
 
 def with_tag(prompt: str, tag: Tags) -> str:
-    """The prompt of a request, with the tag before what the user says."""
-    head, user, said = prompt.rpartition(corpus.USER)
-    return f"{head}{user}{tag.render()} {said}"
+    """The prompt of a request, with the tag before the user's text."""
+    head, user, reply = prompt.rpartition(corpus.USER)
+    return f"{head}{user}{tag.render()} {reply}"
 
 
 def per_token(sums: np.ndarray, texts: Sequence[Text]) -> dict[str, float]:
-    found = ratio(sums, [float(len(text.scored)) for text in texts])
-    return asdict(found)
+    excess = ratio(sums, [float(len(text.scored)) for text in texts])
+    return asdict(excess)
 
 
 def nats(task: Task, steer: Steer) -> dict[str, Any]:
     """What the next token costs the unsteered model, as the edit and as the tag would write it, at
     each place of the tag's own texts: so their difference has little noise.
     """
-    texts = [lesson_text(one) for one in task.texts.held_out]
+    texts = [lesson_text(lesson) for lesson in task.texts.held_out]
     base, tag, edit = score(
         task.model, texts, [UNSTEERED, PROMPTED, SteeredCell((steer,))], surprise
     )
@@ -191,7 +195,9 @@ def mean_differences(task: Task, other: Sequence[Text], steer: Steer) -> dict[st
     model, vector = task.model, steer.vector
     sites = [Site(layer) for layer in model.hooks.layers("resid_post")]
     positive, negative = (
-        read_means(model, [(getattr(one, side), one.n) for one in task.texts.lessons], sites)[0]
+        read_means(
+            model, [(getattr(lesson, side), lesson.n) for lesson in task.texts.lessons], sites
+        )[0]
         for side in ("conditioned", "baseline")
     )
     cells: list[Cell] = [UNSTEERED, SteeredCell((steer,))]
@@ -202,7 +208,7 @@ def mean_differences(task: Task, other: Sequence[Text], steer: Steer) -> dict[st
         for coefficient in COEFFICIENTS:
             cells.append((Steer(moved, Coefficient(coefficient), (site.layer,)),))
             names.append((site.layer, coefficient))
-    held_out = [lesson_text(one) for one in task.texts.held_out]
+    held_out = [lesson_text(lesson) for lesson in task.texts.held_out]
     left = score(model, held_out, cells, distance).sum(1)
     recovered, harms = 1 - left[1:] / left[0], score(model, other, cells[1:], drift).sum(1)
 

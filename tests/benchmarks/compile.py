@@ -1,4 +1,4 @@
-"""How strong a compiled prompt is: `python tests/benchmarks/compile.py -m MODEL --out FILE`.
+"""The strength of compiled prompts: `python tests/benchmarks/compile.py -m MODEL --out FILE`.
 
 Six system prompts (persona, register, language, output format, two clauses, six clauses), and for
 each the forms that it can be compiled to, with the defaults of `steer distill --chat` and nothing
@@ -102,7 +102,7 @@ def hybrid(model: Model, name: str) -> dict[str, Any]:
     compiled = compile_prompt(
         model, (PROMPTS | HARD)[name], QUESTIONS, CompileSettings("x"), PROGRESS, journals
     )
-    row, whole = compiled.rows[compiled.chosen], compiled.rows[0]
+    row, first_row = compiled.rows[compiled.chosen], compiled.rows[0]
     return {
         "prompt": name,
         "form": "hybrid",
@@ -111,9 +111,9 @@ def hybrid(model: Model, name: str) -> dict[str, Any]:
         "recovery": row.recovery.value,
         "interval": [row.recovery.low, row.recovery.high],
         "extra_nats": row.extra_nats,
-        "condition_extra_nats": whole.extra_nats,
+        "condition_extra_nats": first_row.extra_nats,
         "unrelated_kl": [row.unrelated.value],
-        "condition_unrelated_kl": [whole.unrelated.value],
+        "condition_unrelated_kl": [first_row.unrelated.value],
         "seconds": {"sampling": 0.0, "fitting": time.process_time() - start},
     }
 
@@ -178,7 +178,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             size(row),
             "{:.3f} [{:.3f}, {:.3f}]".format(row["recovery"], *row["interval"]),
             f"{row['extra_nats']:+.2f}, {row['condition_extra_nats']:+.2f}",
-            ", ".join(f"{one[0]:.3f}" for one in unrelated if one),
+            ", ".join(f"{lesson[0]:.3f}" for lesson in unrelated if lesson),
             "{sampling:.0f} + {fitting:.0f}".format(**row["seconds"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -1,4 +1,4 @@
-"""How near distilled edits come to their prompts: `python tests/benchmarks/distill.py --out FILE`.
+"""Distilled edits compared with their prompts: `python tests/benchmarks/distill.py --out FILE`.
 
 Every tag of the pocket model and ten nested combinations of three, and with `--story-model FOLDER`
 three first sentences before that model's stories; for each a vector, rank 8 at the best layer and
@@ -83,12 +83,12 @@ def pieces(
         )
         took = time.process_time() - start
         steer = Steer(vector, Coefficient(1.0), vector.metadata.layers)
-        told = vector.metadata.method.distillation
+        distillation = vector.metadata.method.distillation
         yield {
             "condition": condition,
             "edit": edit,
             "layers": vector.metadata.layers,
-            **asdict_of(told),
+            **asdict_of(distillation),
             **nats(task, steer),
             **(shares(task, steer, tag) if tag.stated() else {}),
             **(harm(model, other, steer) if other else {}),
@@ -97,8 +97,8 @@ def pieces(
         }
 
 
-def asdict_of(told: Any) -> dict[str, Any]:
-    return {name: getattr(told, name) for name in told.__struct_fields__}
+def asdict_of(distillation: Any) -> dict[str, Any]:
+    return {name: getattr(distillation, name) for name in distillation.__struct_fields__}
 
 
 def known(path: Path) -> list[dict[str, Any]]:
@@ -125,10 +125,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     for edit in sorted({row["edit"] for row in rows}):
         some = [row for row in rows if row["edit"] == edit]
-        found = [row["recovery"] for row in some]
+        recoveries = [row["recovery"] for row in some]
         lines.append(
-            f"\n{edit}: {len(some)} conditions, recovery {min(found):.3f} to {max(found):.3f},"
-            f" median {np.median(found):.3f}"
+            f"\n{edit}: {len(some)} conditions,"
+            f" recovery {min(recoveries):.3f} to {max(recoveries):.3f},"
+            f" median {np.median(recoveries):.3f}"
         )
         lines += [beside_mean_diff(row) for row in some if "mean_diff" in row]
     return "\n".join(lines)
@@ -145,11 +146,11 @@ def beside_mean_diff(row: dict[str, Any]) -> str:
 
 def off(row: dict[str, Any]) -> str:
     """The largest distance of a share from the tag's own."""
-    found = [one["between"] for one in row.get("shares", {}).values() if "between" in one]
-    if not found:
+    shares = [share["between"] for share in row.get("shares", {}).values() if "between" in share]
+    if not shares:
         return "-"
     return "{value:+.1%} [{low:+.1%}, {high:+.1%}]".format(
-        **max(found, key=lambda one: abs(one["value"]))
+        **max(shares, key=lambda share: abs(share["value"]))
     )
 
 
@@ -168,13 +169,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing after")
     parser.add_argument("--table", action="store_true", help="only print what is there")
     args = parser.parse_args()
-    asked = args.conditions or (
+    chosen = args.conditions or (
         SENTENCES if args.story_model else [tag.render() for tag in TAGS + NESTED]
     )
     edits = args.edits or (STORY_EDITS if args.story_model else EDITS)
     start = time.monotonic()
     elsewhere = None
-    for condition in () if args.table else asked:
+    for condition in () if args.table else chosen:
         done = {(row["condition"], row["edit"]) for row in known(args.out)}
         left = [edit for edit in edits if (condition, edit) not in done]
         if not left or time.monotonic() - start > 60 * args.minutes:

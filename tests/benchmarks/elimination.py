@@ -1,5 +1,5 @@
-"""What a sweep leaves out: `python tests/benchmarks/elimination.py [VALUE]`, or on a chat model
-`elimination.py MODEL VECTOR PAIRS.jsonl [REPLAYS]`.
+"""The rows that a sweep drops early: `python tests/benchmarks/elimination.py [VALUE]`, or on a chat
+model `elimination.py MODEL VECTOR PAIRS.jsonl [REPLAYS]`.
 
 For each mood, style and topic of the pocket grammar vectors by four methods at all five layers, 20
 rows of nine cells, are scored on everything. Elimination is then played back over these scores with
@@ -63,7 +63,7 @@ def scored(model: Model, kind: str, value: str) -> Scores:
         columns = default_coefficients(vector)
         rows += [GridRow(vector, (layer,), columns, method) for layer in vector.metadata.layers]
     held_out = heldout.read(records(others.read_bytes(), others.name))
-    texts = bench(model, Task(held_out, TextSettings(tuple(OPENINGS))), lambda what, n: None)
+    texts = bench(model, Task(held_out, TextSettings(tuple(OPENINGS))), lambda phase, n: None)
     *_, scores = run(texts, Grid(tuple(rows)), Journal(None))
     return scores
 
@@ -110,33 +110,33 @@ def on_a_chat_model(path: str, vector_path: str, pairs: str, n_replays: int) -> 
     model = load(ModelSource(path, fast=True))
     vector = store.read(vector_path)
     columns = default_coefficients(vector)
-    rows = [GridRow(vector, (one,), columns, "vector") for one in vector.metadata.layers]
+    rows = [GridRow(vector, (layer,), columns, "vector") for layer in vector.metadata.layers]
     held_out = heldout.read(records(Path(pairs).read_bytes(), pairs), chat=True)
     n = len(held_out.all_texts) // 2
     writing = TextSettings(QUESTIONS, chat=True, samples=n, max_tokens=32)
-    texts = bench(model, Task(held_out, writing), lambda what, n: None)
+    texts = bench(model, Task(held_out, writing), lambda phase, n: None)
     grid = Grid(tuple(rows))
     kept = journal(model, grid, texts)
-    *_, scores = run(texts, grid, kept, lambda what, share: print(f"{share:.0%} {what}"))
+    *_, scores = run(texts, grid, kept, lambda phase, share: print(f"{share:.0%} {phase}"))
     rng = np.random.default_rng(0)
-    found = np.array([played_with_layers(shuffled(scores, rng)) for _ in range(n_replays)])
-    told("the strongest cell", found)
+    results = np.array([played_with_layers(shuffled(scores, rng)) for _ in range(n_replays)])
+    print_row("the strongest cell", results)
     cell = np.unravel_index(
         np.where(scores.costs() <= MAX_KL, scores.effects(), -np.inf).argmax(),
         scores.effects().shape,
     )
     interval = scores.effect_at(int(cell[0]), int(cell[1]))
-    within = (found[:, 0] * interval.value >= interval.low).mean()
+    within = (results[:, 0] * interval.value >= interval.low).mean()
     print(f"layer {cell[0]}, {columns[cell[1]]}: {interval}; within its interval: {within:.0%}")
 
 
 def best(scores: Scores) -> float:
-    """The strongest effect within the budget of what was scored on everything."""
+    """The strongest effect within the budget among the rows that were scored on all texts."""
     return float(np.nanmax(np.where(scores.costs() <= MAX_KL, scores.effects(), np.nan)))
 
 
 def shuffled(scores: Scores, rng: np.random.Generator) -> Scores:
-    items, texts = (rng.permutation(one.shape[-1]) for one in (scores.effect, scores.drift))
+    items, texts = (rng.permutation(table.shape[-1]) for table in (scores.effect, scores.drift))
     return replace(
         scores,
         effect=scores.effect[..., items],
@@ -160,9 +160,9 @@ def replayed(scores: Scores) -> Array:
 
 
 def main() -> None:
-    asked = sys.argv[1:]
-    if len(asked) > 2:
-        on_a_chat_model(*asked[:3], n_replays=int(asked[3]) if len(asked) > 3 else 200)
+    chosen = sys.argv[1:]
+    if len(chosen) > 2:
+        on_a_chat_model(*chosen[:3], n_replays=int(chosen[3]) if len(chosen) > 3 else 200)
         return
     model = load(ModelSource("pocket"))
     every: dict[str, list[Array]] = {"five rows": [], "twenty rows": []}
@@ -170,7 +170,7 @@ def main() -> None:
         os.chdir(folder)
         for kind, values in corpus.KINDS.items():
             for value in values:
-                if asked and value not in asked:
+                if chosen and value not in chosen:
                     continue
                 scores = scored(model, kind, value)
                 n = len(scores.effect) // len(METHODS)
@@ -179,15 +179,15 @@ def main() -> None:
                 ]
                 every["five rows"].append(np.concatenate(alone))
                 every["twenty rows"].append(replayed(scores))
-                for name, found in every.items():
-                    told(f"{value}, {name}", found[-1])
+                for name, results in every.items():
+                    print_row(f"{value}, {name}", results[-1])
         os.chdir("/")
-    for name, found in every.items():
-        told(f"all, {name}", np.concatenate(found))
+    for name, results in every.items():
+        print_row(f"all, {name}", np.concatenate(results))
 
 
-def told(name: str, found: Array) -> None:
-    kept, least, scores = (found[:, 0] == 1).mean(), found[:, 0].min(), found[:, 1].mean()
+def print_row(name: str, results: Array) -> None:
+    kept, least, scores = (results[:, 0] == 1).mean(), results[:, 0].min(), results[:, 1].mean()
     print(f"{name:22} best kept {kept:.0%}, at least {least:.3f} of it, scores {scores:.2f}")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""What steering does to a chat model: `evidence_chat.py MODEL [--quick]`, a table for the docs.
+"""The effect of steering on a chat model: `evidence_chat.py MODEL [--quick]`, a table for the docs.
 
 Eight everyday traits (`examples/chat`), each as a system message, by guidance, and as vectors of
 several methods, on questions that nothing was made from or calibrated on. A vector is made by
@@ -86,7 +86,7 @@ class Bench:
 
     def nats(self, written: Sequence[GeneratedText]) -> Nats:
         """Nats of each answer's tokens under the unsteered model, and their number."""
-        texts = [one.scored for one in written]
+        texts = [text.scored for text in written]
         counts = np.array([float(len(text.scored)) for text in texts])
         return -score(self.inner, texts, [UNSTEERED], log_prob)[0], counts
 
@@ -97,12 +97,12 @@ class Bench:
         """The numbers of a row under a steer."""
         written = self.answers(steer)
         cell = SteeredCell((steer,))
-        found = self.of_texts(self._decoded(written), [one.own for one in written])
+        scores = self.of_texts(self._decoded(written), [text.own for text in written])
         left = self._sums(self.conditioned, cell, distance)
         drifts = self._sums(self.own, cell, drift)
         counts = np.array([float(len(text.scored)) for text in self.own])
         nats = extra(self.nats(written), self.base_nats)
-        return found | {
+        return scores | {
             "recovery": plain(ratio(self.base_distance - left, self.base_distance)),
             "KL": plain(ratio(drifts, counts)),
             "extra nats": plain(nats),
@@ -110,22 +110,22 @@ class Bench:
         }
 
     def unsteered(self) -> dict[str, Any]:
-        return self.of_texts(self._decoded(self.written), [one.own for one in self.written])
+        return self.of_texts(self._decoded(self.written), [text.own for text in self.written])
 
     def prompted(self) -> dict[str, Any]:
         """The numbers of the system message itself."""
         system = Conditions("", CONDITIONS[self.trait], chat=True)
-        asked = replace(self.writing, conditions=system)
-        [written] = write_together(self.inner, asked, [()], temperature=TEMPERATURE)
+        settings = replace(self.writing, conditions=system)
+        [written] = write_together(self.inner, settings, [()], temperature=TEMPERATURE)
         # The same answers after the questions alone.
         bare = [
-            GeneratedText((*before.ids[: len(before.ids) - before.n], *one.own), one.n)
-            for before, one in zip(self.written, written, strict=True)
+            GeneratedText((*before.ids[: len(before.ids) - before.n], *pair.own), pair.n)
+            for before, pair in zip(self.written, written, strict=True)
         ]
-        found = self.of_texts(self._decoded(written), [one.own for one in written])
+        scores = self.of_texts(self._decoded(written), [text.own for text in written])
         drifts = self._sums(self.own, PROMPTED, drift)
         counts = np.array([float(len(text.scored)) for text in self.own])
-        return found | {
+        return scores | {
             "recovery": {"value": 1.0, "low": 1.0, "high": 1.0},
             "KL": plain(ratio(drifts, counts)),
             "extra nats": plain(extra(self.nats(bare), self.base_nats)),
@@ -138,15 +138,15 @@ class Bench:
             max_tokens=self.writing.max_tokens, temperature=TEMPERATURE, batch_size=32
         )
         guides = [Guide(CONDITIONS[self.trait], STRENGTH)]
-        made = guidance(self.inner, questions, guides, chat=True)
+        guided = guidance(self.inner, questions, guides, chat=True)
         prompts = [self.inner.chat(question) for question in questions]
-        written = list(generate(self.inner, prompts, (), sampling, special=False, guidance=made))
-        texts = [one.text for one in written]
+        written = list(generate(self.inner, prompts, (), sampling, special=False, guidance=guided))
+        texts = [text.text for text in written]
         return self.of_texts(texts, [self.inner.encode(text, special=False) for text in texts])
 
     def of_texts(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> dict[str, Any]:
         """What the answers alone show."""
-        pairs = np.array([distinct(one) for one in ids], float).reshape(-1, 2)
+        pairs = np.array([distinct(token_id) for token_id in ids], float).reshape(-1, 2)
         values = self.traits(texts)
         return {
             "trait": plain(mean(values)),
@@ -159,7 +159,7 @@ class Bench:
         return scored(self.inner, texts, [cell], measure).sums[0]
 
     def _decoded(self, written: Sequence[GeneratedText]) -> list[str]:
-        return [self.inner.decode(one.own) for one in written]
+        return [self.inner.decode(text.own) for text in written]
 
 
 def row_of(bench: Bench, row: str, folder: Path, *, quick: bool) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def row_of(bench: Bench, row: str, folder: Path, *, quick: bool) -> dict[str, An
 
 
 def vector_of(bench: Bench, method: str, folder: Path, *, quick: bool) -> Any:
-    """The vector of a method, made once."""
+    """The vector of a method, fitted once."""
     path = folder / f"{bench.trait}-{method}.safetensors"
     if not path.exists():
         if method in ("ridge", "distill"):
@@ -215,7 +215,7 @@ def table(results: dict[str, dict[str, dict[str, Any]]]) -> Iterator[str]:
         cells = []
         for column in COLUMNS:
             values = [v for rows in done if name in rows and (v := value_of(rows, name, column))]
-            middle = float(np.median([one["value"] for one in values])) if values else None
+            middle = float(np.median([value["value"] for value in values])) if values else None
             cells.append("–" if middle is None else f"{middle:.2f} ({len(values)})")
         yield f"| {name} | " + " | ".join(cells) + " |"
     for trait, rows in results.items():
@@ -230,8 +230,8 @@ def table(results: dict[str, dict[str, dict[str, Any]]]) -> Iterator[str]:
 def value_of(rows: dict[str, dict[str, Any]], row: str, column: str) -> dict[str, float] | None:
     if column == "of prompt":
         return plain(gap(rows, row))
-    found: dict[str, float] | None = rows[row].get(column)
-    return found
+    value: dict[str, float] | None = rows[row].get(column)
+    return value
 
 
 def shown(interval: dict[str, float] | None) -> str:
@@ -241,13 +241,13 @@ def shown(interval: dict[str, float] | None) -> str:
 
 
 def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a file holds, or what is made now and written to it."""
+    """The content of a file; if it does not exist, it is computed and written."""
     if not path.exists():
         value = make()
         path.with_suffix(".part").write_text(json.dumps(value))
         path.with_suffix(".part").replace(path)
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    data: dict[str, Any] = json.loads(path.read_text())
+    return data
 
 
 def main() -> None:
@@ -261,40 +261,40 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", help="of the model; default: bfloat16")
     parser.add_argument("--out", type=Path, default=Path("evidence-chat"))
     parser.add_argument("--show", action="store_true", help="print what is there, and stop")
-    asked = parser.parse_args()
-    rows = asked.rows.split(",") if asked.rows else QUICK_ROWS if asked.quick else ROWS
-    samples = asked.samples or (12 if asked.quick else 48)
-    max_tokens = asked.max_tokens or (32 if asked.quick else 64)
-    asked.out.mkdir(parents=True, exist_ok=True)
+    args = parser.parse_args()
+    rows = args.rows.split(",") if args.rows else QUICK_ROWS if args.quick else ROWS
+    samples = args.samples or (12 if args.quick else 48)
+    max_tokens = args.max_tokens or (32 if args.quick else 64)
+    args.out.mkdir(parents=True, exist_ok=True)
     todo = [
         (trait, row)
-        for trait in asked.traits.split(",")
+        for trait in args.traits.split(",")
         for row in rows
-        if not (asked.out / f"{trait} {row}.json").exists()
+        if not (args.out / f"{trait} {row}.json").exists()
     ]
-    if not asked.show and todo:
-        run(asked, todo, samples, max_tokens)
+    if not args.show and todo:
+        run(args, todo, samples, max_tokens)
     results = {
         trait: {
             row: json.loads(path.read_text())
             for row in ROWS
-            if (path := asked.out / f"{trait} {row}.json").exists()
+            if (path := args.out / f"{trait} {row}.json").exists()
         }
-        for trait in asked.traits.split(",")
+        for trait in args.traits.split(",")
     }
     print("\n".join(table(results)))
 
 
-def run(asked: Any, todo: list[tuple[str, str]], samples: int, max_tokens: int) -> None:
+def run(args: Any, todo: list[tuple[str, str]], samples: int, max_tokens: int) -> None:
     """Measure the rows that are missing, and say how long the rest will take."""
-    model, began, bench = steer.load(asked.model, dtype=asked.dtype), time.monotonic(), None
+    model, began, bench = steer.load(args.model, dtype=args.dtype), time.monotonic(), None
     for number, (trait, row) in enumerate(todo):
         if bench is None or bench.trait != trait:
             bench = Bench(model, trait, samples, max_tokens)
         current = bench
         kept(
-            asked.out / f"{trait} {row}.json",
-            lambda row=row, current=current: row_of(current, row, asked.out, quick=asked.quick),  # type: ignore[misc]
+            args.out / f"{trait} {row}.json",
+            lambda row=row, current=current: row_of(current, row, args.out, quick=args.quick),  # type: ignore[misc]
         )
         spent = time.monotonic() - began
         left = spent / (number + 1) * (len(todo) - number - 1)

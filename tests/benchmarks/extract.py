@@ -92,7 +92,7 @@ def save_model(folder: Path, vocabulary: int, width: int, layers: int) -> None:
 
 
 def name_tokenizer_class(folder: Path) -> None:
-    """Call the tokenizer what transformers 4, which the rivals bring, knows its class by."""
+    """Name the tokenizer's class as transformers 4 does, which the rivals install."""
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     path.write_text(json.dumps(config))
@@ -118,13 +118,13 @@ def make_pairs(vocabulary: int, shared: int) -> Pairs:
     def words(n: int) -> str:
         return " ".join(f"w{i}" for i in rng.integers(3, vocabulary, n))
 
-    made = []
+    seconds = []
     for _ in range(N_PAIRS):
         more = int(rng.integers(-5, 6))
         prompt = words(shared + more) + " " if shared else ""
         own = 44 - shared + (0 if shared else more)
-        made.append((prompt + words(own), prompt + words(own)))
-    return made
+        seconds.append((prompt + words(own), prompt + words(own)))
+    return seconds
 
 
 def clock() -> float:
@@ -140,13 +140,13 @@ def steer_seconds(model: Model, pairs: Pairs) -> float:
 
 def forward_seconds(model: Model, pairs: Pairs) -> float:
     texts = [model.encode(text) for pair in pairs for text in pair]
-    made = [
+    readings = [
         model.padded([texts[index] for index in batch], left=False)
         for batch in batches([len(ids) for ids in texts], token_budget(model))
     ]
     start = clock()
     with torch.no_grad():
-        for ids, mask in made:
+        for ids, mask in readings:
             model.body(input_ids=ids, attention_mask=mask, use_cache=False)
     return clock() - start
 
@@ -214,7 +214,7 @@ def main() -> None:
 def compare(
     title: str, model: Model, pairs: Pairs, worker: subprocess.Popen[str] | None, rounds: int
 ) -> None:
-    """The table of one model and one kind of pairs; what is run is run once before."""
+    """The table of one model and one kind of pairs, after one run to warm up."""
     runs = {
         "steer": partial(steer_seconds, model, pairs),
         "forward alone": partial(forward_seconds, model, pairs),

@@ -49,7 +49,7 @@ OPTIONS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Case:
-    """What an engine is ready for, and what each row of a batch asks of it, in turn."""
+    """The steers that an engine is prepared for, and those of each row of a batch, in turn."""
 
     label: str
     steerings: list[list[Steer]]
@@ -77,7 +77,8 @@ def processes() -> set[psutil.Process]:
 
 @dataclass(frozen=True)
 class Running:
-    """An engine, and its own processes: those of one that waits look for work all the time."""
+    """An engine and its processes, which are paused while another engine runs, since they poll for
+    work."""
 
     engine: Engine
     own: set[psutil.Process]
@@ -87,16 +88,16 @@ class Running:
         sampling = Sampling(max_tokens=N_TOKENS, temperature=1.0)
         begun = [(row.ids, row.sample) for row in rows]
         clock, used = time.perf_counter(), self._spent()
-        made = self.engine.continue_ids(begun, steerings, sampling)
+        continuations = self.engine.continue_ids(begun, steerings, sampling)
         clock, used = time.perf_counter() - clock, self._spent() - used
-        n = sum(map(len, made))
+        n = sum(map(len, continuations))
         return clock / n, used / n
 
     def _spent(self) -> float:
-        return sum(sum(one.cpu_times()[:2]) for one in self.own if one.is_running())
+        return sum(sum(case.cpu_times()[:2]) for case in self.own if case.is_running())
 
 
-def told(ratios: list[float]) -> str:
+def range_of(ratios: list[float]) -> str:
     low, high = np.percentile(ratios, [25, 75])
     return f"{statistics.median(ratios):.3f} [{low:.3f}, {high:.3f}]"
 
@@ -104,20 +105,20 @@ def told(ratios: list[float]) -> str:
 def compare(steered: Running, unsteered: Running, case: Case, ids: list[int], label: str) -> None:
     for n_rows in N_ROWS:
         rows = [Row("", index, ids) for index in range(n_rows)]
-        asked = [case.steerings[index % len(case.steerings)] for index in range(n_rows)]
-        runs = [(steered, asked), (unsteered, [[]] * n_rows)]
-        for one, steerings in runs:
-            one.measure(rows, steerings)
+        row_steerings = [case.steerings[index % len(case.steerings)] for index in range(n_rows)]
+        runs = [(steered, row_steerings), (unsteered, [[]] * n_rows)]
+        for continued, steerings in runs:
+            continued.measure(rows, steerings)
         clock, used, speed = [], [], []
         for turn in range(ROUNDS):
             order = runs if turn % 2 else runs[::-1]
-            took = {one is steered: one.measure(rows, steerings) for one, steerings in order}
+            took = {case is steered: case.measure(rows, steerings) for case, steerings in order}
             clock.append(took[False][0] / took[True][0])
             used.append(took[False][1] / took[True][1])
             speed.append(1 / took[True][0])
         print(
-            f"{label:<8} {n_rows:>3} rows  {case.label:<40} clock {told(clock)}"
-            f"  processor {told(used)}  {statistics.median(speed):,.0f} tokens/s",
+            f"{label:<8} {n_rows:>3} rows  {case.label:<40} clock {range_of(clock)}"
+            f"  processor {range_of(used)}  {statistics.median(speed):,.0f} tokens/s",
             flush=True,
         )
 

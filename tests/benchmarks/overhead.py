@@ -61,20 +61,20 @@ def cases(vector: SteeringVector) -> list[Case]:
     layers = vector.metadata.layers
     read = Projection(vector, layers[0])
     never = Guard(Threshold(read, above=True, value=1e9))
-    one, all_layers = (Steer(vector, SMALL, chosen) for chosen in ((layers[1],), layers))
+    single, all_layers = (Steer(vector, SMALL, chosen) for chosen in ((layers[1],), layers))
     gated = [
-        replace(one, gate=Gate(Threshold(read, above=True, value=-1e9), pooling))
+        replace(single, gate=Gate(Threshold(read, above=True, value=-1e9), pooling))
         for pooling in ("mean", "token")
     ]
     scheduled = replace(all_layers, scope=Scope("response"), schedule=Schedule("decay", 20))
     return [
-        Case("one layer", 0.98, (one,)),
+        Case("one layer", 0.98, (single,)),
         Case("all layers", 0.97, (all_layers,)),
         Case("all layers, decaying", None, (scheduled,)),
         Case("ablate, all layers", None, (replace(all_layers, op=Operation("ablate")),)),
         Case("one layer, gate, watch, guard", 0.95, (gated[0],), (read,), (never,)),
         Case("the same, gate of tokens", 0.95, (gated[1],), (read,), (never,)),
-        Case("streamed over not streamed", 0.98, (one,), streamed=True),
+        Case("streamed over not streamed", 0.98, (single,), streamed=True),
     ]
 
 
@@ -98,7 +98,7 @@ def seconds(model: Model, case: Case, prompts: Sequence[str]) -> float:
     sampling = Sampling(max_tokens=N_TOKENS, temperature=1.0)
     on_text: Callable[[str], None] | None = (lambda piece: None) if case.streamed else None
     start = time.process_time()
-    made = list(
+    generations = list(
         generate(
             model,
             prompts,
@@ -109,7 +109,7 @@ def seconds(model: Model, case: Case, prompts: Sequence[str]) -> float:
             on_text=on_text,
         )
     )
-    return (time.process_time() - start) / sum(generation.n_tokens for generation in made)
+    return (time.process_time() - start) / sum(generation.n_tokens for generation in generations)
 
 
 def ratio(model: Model, case: Case, prompts: Sequence[str], *, first: bool) -> float:
@@ -135,18 +135,18 @@ def runs(
     model: Model, case: Case, prompts: Sequence[str], worker: subprocess.Popen[str] | None
 ) -> dict[str, Callable[[bool], float]]:
     """What is measured side by side, by its name; each gives a ratio."""
-    made: dict[str, Callable[[bool], float]] = {
+    runs: dict[str, Callable[[bool], float]] = {
         "steer": lambda first: ratio(model, case, prompts, first=first)
     }
     if worker is None or case.label not in ("one layer", "all layers"):
-        return made
+        return runs
     (steer,) = case.steers
     directions = {layer: steer.delta(layer).tolist() for layer in steer.layers}
     ids = [model.encode(prompt) for prompt in prompts]
     job: dict[str, object] = {"ids": ids, "directions": directions, "tokens": N_TOKENS}
     for tool in ("repeng", "steering-vectors"):
-        made[tool] = lambda first, tool=tool: rival_ratio(worker, tool, job, first=first)  # type: ignore[misc]
-    return made
+        runs[tool] = lambda first, tool=tool: rival_ratio(worker, tool, job, first=first)  # type: ignore[misc]
+    return runs
 
 
 def table(folder: Path, label: str, rounds: int, rivals: Path | None) -> None:
@@ -158,13 +158,13 @@ def table(folder: Path, label: str, rounds: int, rivals: Path | None) -> None:
             if case.streamed and len(prompts) > 1:
                 continue
             measured = runs(model, case, prompts, worker)
-            found: dict[str, list[float]] = {name: [] for name in measured}
+            ratios: dict[str, list[float]] = {name: [] for name in measured}
             for turn in range(-1, rounds):
                 for name in list(measured)[:: 1 if turn % 2 else -1]:
                     share = measured[name](turn % 2 == 0)
                     if turn >= 0:  # the first warms up
-                        found[name].append(share)
-            for name, shares in found.items():
+                        ratios[name].append(share)
+            for name, shares in ratios.items():
                 low, middle, high = np.percentile(shares, [25, 50, 75])
                 row = f"{label:<8} {len(prompts):>4}  {case.label:<29} {name:<16}"
                 target = f"{case.target:.2f}" if name == "steer" and case.target else ""
@@ -183,8 +183,8 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"{'model':<8} {'rows':>4}  {'what':<29} {'':<16} steered/unsteered     target")
     for name in options.models or ["pocket", "random"]:
-        with tempfile.TemporaryDirectory() as made:
-            folder = Path(made)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
             if name == "random":
                 random_llama(folder)
             else:

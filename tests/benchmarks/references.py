@@ -1,4 +1,5 @@
-"""What rivals make of a tiny model and a few pairs, for `tests/test_references.py` to hold ours by.
+"""Vectors of rivals for a tiny model and a few pairs, with which `tests/test_references.py`
+compares ours.
 
     python tests/benchmarks/extract.py --setup DIR           makes the rivals' environment in DIR
     python tests/benchmarks/references.py DIR                writes tests/references.json
@@ -30,8 +31,8 @@ JOBS = {
 
 def main() -> None:
     rng = np.random.default_rng(0)
-    made: dict[str, Any] = {"versions": extract.PINNED}
-    made["pairs"] = [
+    references: dict[str, Any] = {"versions": extract.PINNED}
+    references["pairs"] = [
         [" ".join(f"w{i}" for i in rng.integers(3, 60, rng.integers(3, 9))) for _ in range(2)]
         for _ in range(24)
     ]
@@ -41,15 +42,15 @@ def main() -> None:
         worker = extract.start_rivals(Path(sys.argv[1]), Path(folder), 1)
         assert worker.stdin and worker.stdout
         for name, job in JOBS.items():
-            worker.stdin.write(json.dumps(job | {"pairs": made["pairs"]}) + "\n")
+            worker.stdin.write(json.dumps(job | {"pairs": references["pairs"]}) + "\n")
             worker.stdin.flush()
-            found = json.loads(worker.stdout.readline())["directions"]
-            made[name] = {
-                layer: [float(f"{value:.6g}") for value in row] for layer, row in found.items()
+            directions = json.loads(worker.stdout.readline())["directions"]
+            references[name] = {
+                layer: [float(f"{value:.6g}") for value in row] for layer, row in directions.items()
             }
         worker.stdin.close()
         worker.wait()
-    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in made.items()]
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in references.items()]
     (TESTS / "references.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 

@@ -47,16 +47,16 @@ def trained(model: Any, job: dict[str, Any]) -> dict[str, Any]:
         if job["tool"] == "repeng":
             entries = [DatasetEntry(positive=p, negative=n) for p, n in job["pairs"]]
             method = {"method": job.get("method", "pca_diff")}
-            found = ControlVector.train(
+            vector = ControlVector.train(
                 model, tokenizer, entries, batch_size=job["batch"], **method
             ).directions
         else:
             texts = [(positive, negative) for positive, negative in job["pairs"]]
-            found = train_steering_vector(
+            vector = train_steering_vector(
                 model, tokenizer, texts, batch_size=job["batch"]
             ).layer_activations
     seconds = clock() - start
-    return {"seconds": seconds, "directions": {at: row.tolist() for at, row in found.items()}}
+    return {"seconds": seconds, "directions": {at: row.tolist() for at, row in vector.items()}}
 
 
 def generated(model: Any, job: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def run(model: Any, ids: torch.Tensor, tokens: int) -> float:
 
 @contextlib.contextmanager
 def steering(tool: str, model: Any, directions: dict[int, list[float]]) -> Iterator[None]:
-    """As their documentation says; what is done once, before the first text, counts for none."""
+    """As their documentation says; set-up before the first text is not counted."""
     if not directions:
         yield
     elif tool == "repeng":

@@ -39,13 +39,18 @@ def main() -> int:
     print("| kind | requests | median s | 95 % | 99 % | most |\n|---|---|---|---|---|---|")
     for kind, seconds in sorted(report.seconds.items()):
         low, high, highest = np.percentile(seconds, [50, 95, 99])
-        row = [kind, len(seconds), *(f"{one:.3f}" for one in (low, high, highest, max(seconds)))]
+        row = [
+            kind,
+            len(seconds),
+            *(f"{second:.3f}" for second in (low, high, highest, max(seconds))),
+        ]
         print("|", " | ".join(map(str, row)), "|")
-    print("memory, MB:", *(f"{one / 1e6:.0f}" for one in report.memory))
+    print("memory, MB:", *(f"{size / 1e6:.0f}" for size in report.memory))
     print(f"wrong: {len(report.wrong)}", *report.wrong[:5], sep="\n")
-    for one, eight in rates:
+    for single, eight in rates:
         print(
-            f"{one:.0f} tokens a second one by one, {eight:.0f} with 8 at once: {eight / one:.1f}"
+            f"{single:.0f} tokens a second one by one, {eight:.0f} with 8 at once:"
+            f" {eight / single:.1f}"
         )
     return bool(report.wrong)
 

@@ -45,18 +45,21 @@ LENGTHS = (8, 24, 64)
 
 
 def one_at_a_time(bench: Bench, grid: Grid) -> Iterator[tuple[Array, Array]]:
-    """Effects and drifts of each row, [column, text]; what is not steered is made before, once."""
-    told = [log_probs(bench.model, text, conditioned=True) for text in bench.effect]
+    """Effects and drifts of each row, [column, text]; the unsteered log-probabilities are computed
+    once, before."""
+    log_likelihoods = [log_probs(bench.model, text, conditioned=True) for text in bench.effect]
     base = [log_probs(bench.model, text) for text in [*bench.effect, *bench.unrelated]]
-    whole = [float(token_kl(*both).sum()) for both in zip(told, base, strict=False)]
-    teachers = [*told, *base[len(told) :]]
+    divergences = [
+        float(token_kl(*both).sum()) for both in zip(log_likelihoods, base, strict=False)
+    ]
+    teachers = [*log_likelihoods, *base[len(log_likelihoods) :]]
     both = list(zip([*bench.effect, *bench.unrelated], teachers, strict=True))
     for row in range(len(grid.rows)):
         steers = [grid.steer(row, column) for column in range(grid.n_columns)]
-        found = np.array(
-            [[steered_kl(bench.model, steer, *one) for one in both] for steer in steers]
+        sums = np.array(
+            [[steered_kl(bench.model, steer, *pair) for pair in both] for steer in steers]
         )
-        yield whole - found[:, : len(told)], found[:, len(told) :]
+        yield divergences - sums[:, : len(log_likelihoods)], sums[:, len(log_likelihoods) :]
 
 
 def steered_kl(model: Model, steer: Steer, text: Text, teacher: Tensor) -> float:
@@ -83,19 +86,19 @@ def timed(do: Callable[[], Scores]) -> tuple[Scores, float]:
 
 def compared(texts: Bench, grid: Grid) -> None:
     """Print a row of the table."""
-    every, whole = timed(lambda: swept(texts, grid, None))
+    every, complete = timed(lambda: swept(texts, grid, None))
     some, fast = timed(lambda: swept(texts, grid, MAX_KL))
     start = time.process_time()
     alone = list(one_at_a_time(texts, grid))
     slow = time.process_time() - start
-    for found, expected in ((every.effect, 0), (every.drift, 1)):
-        np.testing.assert_allclose(found, [row[expected] for row in alone], rtol=1e-3, atol=2e-3)
+    for scores, expected in ((every.effect, 0), (every.drift, 1)):
+        np.testing.assert_allclose(scores, [row[expected] for row in alone], rtol=1e-3, atol=2e-3)
     scored = ~np.isnan(some.effect)
     np.testing.assert_allclose(some.effect[scored], every.effect[scored], rtol=1e-3, atol=2e-3)
     mean = statistics.mean(len(text.ids) for text in [*texts.effect, *texts.unrelated])
     print(
         f"{mean:6.0f} {slow:14.2f} {fast:6.2f} {fast / slow:6.3f} {scored.mean():6.2f}"
-        f" {whole:11.2f} {whole / slow:6.3f}",
+        f" {complete:11.2f} {complete / slow:6.3f}",
         flush=True,
     )
 
@@ -105,14 +108,16 @@ def main() -> None:
     model = load(ModelSource(sys.argv[1] if len(sys.argv) > 1 else "pocket"))
     vector = store.read(VECTOR)
     columns = default_coefficients(vector)
-    grid = Grid(tuple(GridRow(vector, (one,), columns, "joyful") for one in vector.metadata.layers))
+    grid = Grid(
+        tuple(GridRow(vector, (layer,), columns, "joyful") for layer in vector.metadata.layers)
+    )
     print(f"{len(grid.rows)} x {grid.n_columns} cells, {TEXTS} texts and {TEXTS}", end=", ")
     print(f"threads: {torch.get_num_threads()}")
     print("tokens  one at a time  sweep  ratio scored  exhaustive  ratio")
     for length in LENGTHS:
         conditions = Conditions(CONDITION, "", chat=False)
         writing = TextSettings((PROMPT,), conditions, samples=TEXTS, max_tokens=length)
-        texts = bench(model, Task(HeldOut(), writing), lambda what, n: None)
+        texts = bench(model, Task(HeldOut(), writing), lambda phase, n: None)
         swept(texts, Grid(grid.rows[:1]), None)  # what is tried once for a model
         compared(texts, grid)
 

@@ -101,12 +101,12 @@ def words(text: str) -> list[str]:
 
 def formal(text: str) -> float:
     """Formal and long words, less casual ones, contractions and exclamation marks."""
-    found = words(text)
-    casual = _count(found, _CASUAL) + len(_CONTRACTION.findall(text.replace("’", "'")))
+    spelled = words(text)
+    casual = _count(spelled, _CASUAL) + len(_CONTRACTION.findall(text.replace("’", "'")))
     casual += text.count("!")
-    long = sum(len(word) >= 9 for word in found)
-    n = max(len(found), _FEWEST)
-    return _within(0.35 + (3 * _count(found, _FORMAL) + long - 5 * casual) / n)
+    long = sum(len(word) >= 9 for word in spelled)
+    n = max(len(spelled), _FEWEST)
+    return _within(0.35 + (3 * _count(spelled, _FORMAL) + long - 5 * casual) / n)
 
 
 def cheerful(text: str) -> float:
@@ -133,8 +133,8 @@ def poetic(text: str) -> float:
 
 def french(text: str) -> float:
     """The share of common French words among common French and English ones."""
-    found = [part for word in words(text) for part in word.split("'") if part]
-    theirs, ours = _count(found, _FRENCH), _count(found, _ENGLISH)
+    parts_found = [part for word in words(text) for part in word.split("'") if part]
+    theirs, ours = _count(parts_found, _FRENCH), _count(parts_found, _ENGLISH)
     return theirs / (theirs + ours) if theirs + ours else 0.0
 
 
@@ -147,7 +147,9 @@ def confident(text: str) -> float:
 def rhyming(text: str) -> float:
     """How many lines and clauses end in a rhyme with one of the two on either side; 1 from three
     in four."""
-    parts = [found for part in re.split(r"[\n.,;:!?]+", text) if len(found := words(part)) > 1]
+    parts = [
+        part_words for part in re.split(r"[\n.,;:!?]+", text) if len(part_words := words(part)) > 1
+    ]
     ends = [part[-1] for part in parts]
     if len(ends) < 2:
         return 0.0
@@ -172,10 +174,10 @@ def sounds(word: str) -> set[str]:
     letters = re.sub(r"[^a-z]", "", word.lower())
     if len(letters) > 3:
         letters = re.sub(r"(?<=[^aeiou])es$|(?<=[^aeious])s$", "", letters)
-    found = re.search(r"([aeiouy]+(?:gh|w)?)([^aeiouy]*)(e?)$", letters)
-    if found is None:
+    match = re.search(r"([aeiouy]+(?:gh|w)?)([^aeiouy]*)(e?)$", letters)
+    if match is None:
         return {letters[-2:]}
-    vowel, rest, silent = found.groups()
+    vowel, rest, silent = match.groups()
     rest = re.sub(r"(.)\1", r"\1", rest).replace("ck", "k").replace("dg", "j")
     if rest == "s" and silent:
         rest = "z"
@@ -195,13 +197,13 @@ def sounds(word: str) -> set[str]:
     return ends
 
 
-def _count(found: Iterable[str], known: frozenset[str]) -> int:
-    return sum(word in known for word in found)
+def _count(counted: Iterable[str], known: frozenset[str]) -> int:
+    return sum(word in known for word in counted)
 
 
 def _share(text: str, known: frozenset[str], enough: float, more: float = 0.0) -> float:
-    found = words(text)
-    return _within((_count(found, known) + more) / max(len(found), _FEWEST) / enough)
+    spelled = words(text)
+    return _within((_count(spelled, known) + more) / max(len(spelled), _FEWEST) / enough)
 
 
 def _within(value: float) -> float:

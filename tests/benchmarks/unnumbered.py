@@ -1,4 +1,5 @@
-"""What `-v NAME` does without a number: `python tests/benchmarks/unnumbered.py [--pairs] [VALUE]`.
+"""The effect of `-v NAME` without a number: `python tests/benchmarks/unnumbered.py [--pairs]
+[VALUE]`.
 
 For each mood, style and topic of the pocket grammar: `steer extract` from stories, after the tag
 and after nothing (or, with --pairs, from stories that have the value and others that have another),
@@ -38,10 +39,10 @@ SAMPLES = ["-n", "8", "-t", "1", "--max-tokens", "96", "--batch-size", "96"]
 
 def steer(*words: object) -> Any:
     """What the command prints as JSON; its failure ends this program."""
-    told = CliRunner().invoke(app, [*map(str, words), "--json"])
-    if told.exit_code:
-        raise RuntimeError(f"steer {' '.join(map(str, words))}: {told.stderr}")
-    return json.loads(told.stdout)
+    result = CliRunner().invoke(app, [*map(str, words), "--json"])
+    if result.exit_code:
+        raise RuntimeError(f"steer {' '.join(map(str, words))}: {result.stderr}")
+    return json.loads(result.stdout)
 
 
 def write_pairs(path: Path, kind: str, value: str, n: int, seed: int) -> None:
@@ -53,9 +54,9 @@ def write_pairs(path: Path, kind: str, value: str, n: int, seed: int) -> None:
 
 
 def share(texts: list[str], kind: str, value: str) -> Interval:
-    """Of the words that bear the attribute, those that bear the value."""
-    found = [corpus.counts(text)[kind] for text in texts]
-    return ratio([words[value] for words in found], [sum(words.values()) for words in found])
+    """The share of the attribute's words that have the value."""
+    counts = [corpus.counts(text)[kind] for text in texts]
+    return ratio([words[value] for words in counts], [sum(words.values()) for words in counts])
 
 
 def write_stories(path: Path, n: int, seed: int) -> None:
@@ -96,12 +97,15 @@ def measured(kind: str, value: str, *, pairs: bool) -> Interval:
     rows = written("--prompts", "plain.txt", "-v", value, "--compare")
     tagged = written("--prompts", "tagged.txt")
     without, by_vector, by_tag = (
-        share([row[key] for row in made], kind, value)
-        for made, key in ((rows, "unsteered"), (rows, "text"), (tagged, "text"))
+        share([row[key] for row in group], kind, value)
+        for group, key in ((rows, "unsteered"), (rows, "text"), (tagged, "text"))
     )
-    whole = by_tag.value - without.value
+    difference = by_tag.value - without.value
     done = Interval(
-        *((one - without.value) / whole for one in (by_vector.value, by_vector.low, by_vector.high))
+        *(
+            (value - without.value) / difference
+            for value in (by_vector.value, by_vector.low, by_vector.high)
+        )
     )
     choice = swept["choice"]
     print(
@@ -117,12 +121,12 @@ def measured(kind: str, value: str, *, pairs: bool) -> Interval:
 def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     pairs = "--pairs" in sys.argv
-    asked = [word for word in sys.argv[1:] if word != "--pairs"]
+    arguments = [word for word in sys.argv[1:] if word != "--pairs"]
     chosen = [
         (kind, value)
         for kind, values in corpus.KINDS.items()
         for value in values
-        if not asked or value in asked
+        if not arguments or value in arguments
     ]
     head = "| | value | unsteered | vector | tag | of the tag's effect | chosen | KL | nats |"
     print(head + " stable | CPU |")
@@ -130,12 +134,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         Path("vectors").mkdir()
-        found = [measured(kind, value, pairs=pairs) for kind, value in chosen]
+        results = [measured(kind, value, pairs=pairs) for kind, value in chosen]
         os.chdir("/")
-    kept = sum(done.value >= PROMISED for done in found)
-    sure = sum(done.low >= PROMISED for done in found)
+    kept = sum(done.value >= PROMISED for done in results)
+    sure = sum(done.low >= PROMISED for done in results)
     print(
-        f"\n{kept} of {len(found)} values have at least {PROMISED:.0%} of their tag's effect,"
+        f"\n{kept} of {len(results)} values have at least {PROMISED:.0%} of their tag's effect,"
         f" {sure} with their whole interval"
     )
 

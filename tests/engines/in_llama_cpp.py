@@ -89,7 +89,7 @@ def main(folder: Path) -> None:
         str(path).encode(), llama_cpp.llama_model_default_params()
     )
     assert model
-    found = []
+    readings = []
     for vector in json.loads((folder / "vectors.json").read_text()):
         settings = llama_cpp.llama_context_default_params()
         settings.n_ctx, settings.n_threads, settings.n_threads_batch = 64, 1, 1
@@ -113,9 +113,9 @@ def main(folder: Path) -> None:
         size = len(tokens) * config["vocab_size"]
         logits = llama_cpp.llama_get_logits(context)
         flat = np.ctypeslib.as_array(logits, shape=(size,)).copy()
-        found.append(flat.reshape(len(tokens), -1))
+        readings.append(flat.reshape(len(tokens), -1))
         llama_cpp.llama_free(context)
-    np.save(folder / "logits.npy", np.stack(found))
+    np.save(folder / "logits.npy", np.stack(readings))
 
 
 main(Path(sys.argv[1]))

@@ -37,15 +37,15 @@ with atheris.instrument_imports(include=["steer"]) if atheris else contextlib.nu
     from fuzzing.readers import Target, targets
 
 
-def fuzz(name: str, target: Target, n: int, seed: int, folder: Path, found: Path) -> None:
+def fuzz(name: str, target: Target, n: int, seed: int, folder: Path, crashes: Path) -> None:
     """Give one reader `n` inputs, and end the process."""
     tally = Tally(target, folder)
     start = time.monotonic()
 
-    def one(data: bytes) -> None:
+    def run_input(data: bytes) -> None:
         defect = tally.add(data)
         if defect:
-            keep(found / name, data, defect)
+            keep(crashes / name, data, defect)
         if tally.n >= n:
             spent = f"{time.monotonic() - start:.0f} s, {tally.most_memory / 1e6:.0f} MB at most"
             print(f"{name:12} {tally.n:7,} inputs, {tally.n_read:6,} read, {spent}", flush=True)
@@ -54,7 +54,7 @@ def fuzz(name: str, target: Target, n: int, seed: int, folder: Path, found: Path
     if atheris is None:
         rng = Random(seed)
         while True:
-            one(mutated(rng, rng.choice(target.seeds), target.seeds, target.kind or name))
+            run_input(mutated(rng, rng.choice(target.seeds), target.seeds, target.kind or name))
     corpus = folder / "corpus"
     corpus.mkdir()
     for number, data in enumerate(target.seeds):
@@ -69,7 +69,7 @@ def fuzz(name: str, target: Target, n: int, seed: int, folder: Path, found: Path
 
     words = [sys.argv[0], f"-seed={seed + 1}", "-max_len=16384", "-timeout=600", "-rss_limit_mb=0"]
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libFuzzer says of itself
-    atheris.Setup([*words, str(corpus)], one, custom_mutator=mutator)
+    atheris.Setup([*words, str(corpus)], run_input, custom_mutator=mutator)
     atheris.Fuzz()
 
 
@@ -90,25 +90,25 @@ def main() -> None:
     options.add_argument("--only", nargs="*")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--found", type=Path, default=Path("fuzzed"))
-    asked = options.parse_args()
+    args = options.parse_args()
     failed = []
     with tempfile.TemporaryDirectory(dir=SCRATCH if SCRATCH.is_dir() else None) as scratch:
-        made = Path(scratch)
-        every = targets(made)
-        names = asked.only or list(every)
+        folder_path = Path(scratch)
+        every = targets(folder_path)
+        names = args.only or list(every)
         how = "by what code an input reaches (atheris)" if atheris else "by mutation"
-        print(f"{asked.n:,} inputs to {len(names)} readers, {how}", flush=True)
+        print(f"{args.n:,} inputs to {len(names)} readers, {how}", flush=True)
         for name in names:
-            folder = made / f"in-{name}"
+            folder = folder_path / f"in-{name}"
             folder.mkdir()
             child = os.fork()
             if not child:
                 os.chdir(folder)
-                n = -(-asked.n // len(names))
-                fuzz(name, every[name], n, asked.seed, folder, asked.found.resolve())
+                n = -(-args.n // len(names))
+                fuzz(name, every[name], n, args.seed, folder, args.found.resolve())
             if os.waitpid(child, 0)[1]:
                 failed.append(name)
-    failed += [str(path) for path in sorted(asked.found.glob("*/*"))]
+    failed += [str(path) for path in sorted(args.found.glob("*/*"))]
     if failed:
         sys.exit(f"defects: {', '.join(failed)}")
 

@@ -57,30 +57,30 @@ def mutated(rng: Random, data: bytes, seeds: Sequence[bytes], kind: str) -> byte
 
 def scrambled(rng: Random, data: bytes, seeds: Sequence[bytes]) -> bytes:
     """One change that knows nothing of the format."""
-    made = bytearray(data)
-    at, to = sorted(rng.randint(0, len(made)) for _ in range(2))
+    mutated = bytearray(data)
+    at, to = sorted(rng.randint(0, len(mutated)) for _ in range(2))
     other = rng.choice(seeds)
     change = rng.randrange(9)
-    if change == 0 and made:
-        made[at - 1] ^= 1 << rng.randrange(8)
-    elif change == 1 and made:
-        made[at - 1] = rng.randrange(256)
+    if change == 0 and mutated:
+        mutated[at - 1] ^= 1 << rng.randrange(8)
+    elif change == 1 and mutated:
+        mutated[at - 1] = rng.randrange(256)
     elif change == 2:
         size = rng.choice([2, 4, 8])
-        made[at : at + size] = struct.pack("<Q", rng.choice(WORDS))[:size]
+        mutated[at : at + size] = struct.pack("<Q", rng.choice(WORDS))[:size]
     elif change == 3:
-        del made[at:]
+        del mutated[at:]
     elif change == 4:
-        del made[at:to]
+        del mutated[at:to]
     elif change == 5:
-        made[at:at] = made[at:to] * rng.choice([1, 1, 2, 50])
+        mutated[at:at] = mutated[at:to] * rng.choice([1, 1, 2, 50])
     elif change == 6:
-        made[at:at] = rng.choice(PIECES)
+        mutated[at:at] = rng.choice(PIECES)
     elif change == 7:
-        made[at:to] = rng.choice(PIECES)
+        mutated[at:to] = rng.choice(PIECES)
     else:
-        made[at:] = other[rng.randint(0, len(other)) :]
-    return bytes(made)
+        mutated[at:] = other[rng.randint(0, len(other)) :]
+    return bytes(mutated)
 
 
 def tree(rng: Random, value: Any) -> Any:
@@ -89,12 +89,12 @@ def tree(rng: Random, value: Any) -> Any:
         key = rng.choice(list(value))
         change = rng.randrange(8)
         if change == 0:
-            return {other: one for other, one in value.items() if other != key}
+            return {other: pair for other, pair in value.items() if other != key}
         if change == 1:
             return value | {rng.choice(KEYS): rng.choice(VALUES)}
         if change == 2:
             return {
-                rng.choice(KEYS) if other == key else other: one for other, one in value.items()
+                rng.choice(KEYS) if other == key else other: pair for other, pair in value.items()
             }
         return value | {key: tree(rng, value[key])}
     if isinstance(value, list) and value and rng.random() < 0.7:
@@ -165,8 +165,8 @@ def sealed(rng: Random, data: bytes, seeds: Sequence[bytes]) -> bytes:
         start += size
     digest = SteeringVector(metadata, **tensors).sha256
     text = encode(msgspec.structs.replace(metadata, sha256=digest))
-    told = {"__metadata__": {"steer": text}, **entries}
-    return _safetensors(json.dumps(told).encode(), body)
+    mutated = {"__metadata__": {"steer": text}, **entries}
+    return _safetensors(json.dumps(mutated).encode(), body)
 
 
 def _safetensors(text: bytes, body: bytes) -> bytes:
@@ -188,13 +188,13 @@ def archive(rng: Random, data: bytes, seeds: Sequence[bytes]) -> bytes:
         members[at] = (name + rng.choice([".npy", "x", "/../x", "\0"]), inside)
     else:
         members[at] = (name, scrambled(rng, inside, [inside]))
-    made = BytesIO()
+    buffer = BytesIO()
     packed = rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-    with warnings.catch_warnings(), zipfile.ZipFile(made, "w", packed) as new:
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", packed) as new:
         warnings.simplefilter("ignore")  # of names that stand twice
         for name, inside in members:
             new.writestr(zipfile.ZipInfo(name), inside, packed)
-    return made.getvalue()
+    return buffer.getvalue()
 
 
 STRUCTURED: dict[str, Mutation] = {

@@ -72,11 +72,15 @@ def vector_file(data: bytes, folder: Path) -> SteeringVector:
     """All that `list`, `show`, `verify` and `push` do with a file."""
     path = put(folder, "calm.safetensors", data)
     store.read_header(path)
-    made = store.read(path)
-    assert store.to_bytes(made)[8:] and np.isfinite(made.directions).all()
-    card.index({made.name: made.metadata}, "hf://a/b", card.card("calm", made.metadata, "hf://a/b"))
+    content = store.read(path)
+    assert store.to_bytes(content)[8:] and np.isfinite(content.directions).all()
+    card.index(
+        {content.name: content.metadata},
+        "hf://a/b",
+        card.card("calm", content.metadata, "hf://a/b"),
+    )
     push.parcel(path)
-    return made
+    return content
 
 
 def foreign(chosen_format: Format) -> Target:
@@ -92,8 +96,8 @@ def foreign(chosen_format: Format) -> Target:
         main = example.main
         (here / main).write_bytes(data)
         path = here / example.path if example.path else here
-        found = reading.read(path, example.chosen(here), torch_files.read)
-        vector = reading.steering_vector(found, None, name="x").sealed()
+        content = reading.read(path, example.chosen(here), torch_files.read)
+        vector = reading.steering_vector(content, None, name="x").sealed()
         again = store.from_bytes(store.to_bytes(vector), "made")
         assert again.sha256 == vector.sha256
         for each in registry():
@@ -102,7 +106,7 @@ def foreign(chosen_format: Format) -> Target:
             with suppress(SteerError):
                 steer = resolve(spec.parse("x:recommended@all"), vector)
                 writing.write(steer, Path(f"x{each.suffixes[0]}"), format=each.name)
-        return found
+        return content
 
     seeds = [example.files[example.main] for example in of_it]
     suffix = Path(of_it[0].main).suffix if of_it else ""
@@ -122,7 +126,7 @@ def recipe_file(data: bytes, folder: Path) -> object:
     """`steer recipe show`, with the vectors that lie here."""
     path = put(folder, "r.toml", data)
     read = recipe.read(path)
-    text = recipe.to_toml([recipe.placed(one, path) for one in read.steers], read.generation)
+    text = recipe.to_toml([recipe.placed(steer, path) for steer in read.steers], read.generation)
     again = put(folder, "again.toml", text.encode())
     assert len(recipe.read(again).steers) == len(read.steers)
     with suppress(SteerError):  # there are no such vectors
@@ -164,21 +168,21 @@ def includes(data: bytes, folder: Path) -> object:
 def lock_and_check(data: bytes, folder: Path) -> object:
     """The lock file as every reader of vectors asks it, of a vector that is another one."""
     put(folder, lock.NAME, data)
-    found = [str(one) for one in lock.origins(folder).values()]
+    origins = [str(origin) for origin in lock.origins(folder).values()]
     path = folder / "calm.safetensors"
     put(folder, path.name + signing.SIGNATURE, base64.b64encode(bytes(64)))
     lock.check(path, b"other", "0" * 64)
     lock.find_pulled(folder, "hf://a/b/calm", None)
-    return found
+    return origins
 
 
 def signature(data: bytes, folder: Path) -> bytes | None:
     path = folder / "signed.safetensors"
     put(folder, path.name + signing.SIGNATURE, data)
-    made = signing.read_beside(path, follow_links=False)
-    assert made is not None and len(made) == 64
-    assert not signing.is_signed(b"other", made, KEY)
-    return made
+    signature = signing.read_beside(path, follow_links=False)
+    assert signature is not None and len(signature) == 64
+    assert not signing.is_signed(b"other", signature, KEY)
+    return signature
 
 
 def public_key(data: bytes, folder: Path) -> str:
@@ -188,14 +192,14 @@ def public_key(data: bytes, folder: Path) -> str:
 def journal(data: bytes, folder: Path) -> object:
     """Whatever a run before left, the next one keeps what it does."""
     path = put(folder, "kept.jsonl", data)
-    made = Journal(path)
-    made.put("new", [0.5])
+    journal = Journal(path)
+    journal.put("new", [0.5])
     again = Journal(path)
     # A last line that lacks nothing but its end is whole from now on.
-    assert again.get("new") == [0.5] and len(again) in (len(made), len(made) + 1)
-    if len(made) == 1:
+    assert again.get("new") == [0.5] and len(again) in (len(journal), len(journal) + 1)
+    if len(journal) == 1:
         raise SteerError("nothing was kept")
-    return made
+    return journal
 
 
 def cached_map(data: bytes, folder: Path) -> object:
@@ -212,14 +216,14 @@ def measured(data: bytes, folder: Path) -> object:
 
 def contrast_file(data: bytes, folder: Path) -> object:
     name = str(chosen(data, "c.jsonl", "c.json", "c.csv", "c.txt"))
-    made = read_contrasts(ContrastSource(file=name), lambda name: records.records(data, name))
-    assert len(made.sha256) == 64
-    return made
+    contrasts = read_contrasts(ContrastSource(file=name), lambda name: records.records(data, name))
+    assert len(contrasts.sha256) == 64
+    return contrasts
 
 
 def kept(data: bytes, folder: Path) -> object:
-    with open_kept(put(folder, "acts.safetensors", data)) as found:
-        return found.side(0, 0)
+    with open_kept(put(folder, "acts.safetensors", data)) as kept:
+        return kept.side(0, 0)
 
 
 def _files(pattern: str, folder: Path = WRITTEN) -> list[bytes]:
@@ -250,8 +254,8 @@ def _measured() -> bytes:
         {"vector": None, "label": "unsteered", "kl": None, "preference": value},
         {"vector": "calm", "label": "calm", "kl": value, "preference": value},
     ]
-    told = {"vectors": {"calm": "ab"}, "rows": rows, "command": "steer eval -v calm"}
-    return json.dumps(told).encode()
+    evidence_fields = {"vectors": {"calm": "ab"}, "rows": rows, "command": "steer eval -v calm"}
+    return json.dumps(evidence_fields).encode()
 
 
 def _lock() -> bytes:
@@ -271,10 +275,10 @@ def _map() -> bytes:
 
 
 def _low_rank() -> SteeringVector:
-    made = make_vector()
+    vector = make_vector()
     ones = np.ones((2, 1, 8), np.float32)
-    metadata = msgspec.structs.replace(made.metadata, rank=1)
-    return SteeringVector(metadata, made.directions, ones, ones.swapaxes(1, 2)).sealed()
+    metadata = msgspec.structs.replace(vector.metadata, rank=1)
+    return SteeringVector(metadata, vector.directions, ones, ones.swapaxes(1, 2)).sealed()
 
 
 SPECS = [
@@ -311,9 +315,9 @@ KEY = base64.b64encode(base64.b64decode(PUBLIC_KEY.splitlines()[1])[-32:]).decod
 
 def targets(folder: Path) -> dict[str, Target]:
     """All of them. folder: for what is made on the way."""
-    vectors = [store.to_bytes(one) for one in (make_vector().sealed(), _low_rank())]
-    whole = _files("*.jsonl", ROOT / "examples/contrasts")
-    contrasts = [b"\n".join(file.splitlines()[:2]) for file in whole]
+    vectors = [store.to_bytes(vector) for vector in (make_vector().sealed(), _low_rank())]
+    contrast_files = _files("*.jsonl", ROOT / "examples/contrasts")
+    contrasts = [b"\n".join(file.splitlines()[:2]) for file in contrast_files]
     contrasts += [b'positive,negative\n"a b",c\nd,e\n', b'["a", "b"]', b'{"text": "a", "label": 1}']
     return {
         "vector": Target(vector_file, vectors + _files("*.safetensors", ROOT / "vectors")),

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 def compute(task: Task, settings: DistillSettings, progress: Progress) -> FittedEdit:
     """Begin at the regression, and descend the divergence from the conditioned model."""
     from steer.distillation.descent import descended
-    from steer.distillation.regress import regress
+    from steer.distillation.regress import RIDGES, regress
     from steer.distillation.settings import RANK
 
-    # A low rank: more would fit the texts that the descent learns from.
-    edits, ridge = regress(task, settings, progress, ranks=(RANK,))
+    # A low rank: more would fit the texts that the descent learns from. One ridge: the descent
+    # matters more.
+    edits, ridge = regress(task, settings, progress, ranks=(RANK,), ridges=RIDGES[:1])
     task.prepare(edits, progress)
     _, best_step = descended(task, edits, settings.schedule, "descending", progress)
     return FittedEdit(edits, ridge=ridge, best_step=best_step)

@@ -38,10 +38,10 @@ def model(folder: str) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 4}
     config = LlamaConfig(vocab_size=len(words), num_attention_heads=2, **sizes)
-    made = LlamaForCausalLM(config)
-    made.save_pretrained(folder)
+    network = LlamaForCausalLM(config)
+    network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return made, tokenizer
+    return network, tokenizer
 
 
 expected: dict[str, np.ndarray] = {}
