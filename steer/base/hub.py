@@ -12,6 +12,8 @@ from urllib.request import getproxies, proxy_bypass
 HUB_TIMEOUT = 4.0
 
 
+#: The reasons for not asking the hub, as messages name them.
+OFFLINE = "--offline or HF_HUB_OFFLINE"
 #: Variables that the Hugging Face libraries read once, when they are imported.
 _VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 #: Their values that mean yes.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from steer.base.errors import InputError, UsageError
-from steer.base.hub import hub_answers, is_offline_mode
+from steer.base.hub import OFFLINE, hub_answers, is_offline_mode
 from steer.contrasts.records import Record
 from steer.vectors.sites import listed
 
@@ -56,8 +56,8 @@ def _load(dataset: str, config: str | None, split: str | None) -> Any:
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         if is_offline_mode():
             raise InputError(
-                "the hub is not used (--offline or HF_HUB_OFFLINE), and the library's cache has no"
-                f" dataset {dataset}: {reason}",
+                f"the hub is not used ({OFFLINE}), and the library's cache has no dataset"
+                f" {dataset}: {reason}",
                 hint="is the name right? a file needs no hub",
             ) from error
         raise InputError(

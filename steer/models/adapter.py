@@ -13,6 +13,7 @@ from typing import Any
 
 from steer.base.errors import ModelError
 from steer.base.files import at_home, read_bytes
+from steer.base.hub import OFFLINE
 
 #: The most bytes of an adapter's weights.
 _MAX_WEIGHTS = 20_000_000_000
@@ -75,9 +76,17 @@ def _folder(name: str, *, offline: bool) -> Path:
     if path.is_dir():
         return path
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     patterns = ["adapter_config.json", "adapter_model*"]
-    downloaded = snapshot_download(name, allow_patterns=patterns, local_files_only=offline)
+    try:
+        downloaded = snapshot_download(name, allow_patterns=patterns, local_files_only=offline)
+    except LocalEntryNotFoundError:
+        fact = f"is not used ({OFFLINE})" if offline else "cannot be reached"
+        raise ModelError(
+            f"the hub {fact}, and the adapter {name} is not in its cache here",
+            hint="is the name right? an adapter's folder needs no hub",
+        ) from None
     return Path(downloaded)
 
 

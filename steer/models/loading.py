@@ -25,7 +25,7 @@ from transformers.utils import cached_file
 
 from steer.base.errors import ModelError, SteerError
 from steer.base.files import at_home, open_regular, read_bytes
-from steer.base.hub import hub_answers, is_offline_mode
+from steer.base.hub import OFFLINE, hub_answers, is_offline_mode
 from steer.models import adapter, gguf, known, tokenizers
 from steer.models.memory import keep_freed
 from steer.models.model import Model, wrap
@@ -200,7 +200,7 @@ class _Files:
             return False
         if self._in_cache(source.gguf or "config.json"):
             return True
-        fact = "is not used (--offline)" if offline else "cannot be reached"
+        fact = f"is not used ({OFFLINE})" if offline else "cannot be reached"
         raise ModelError(
             f"the hub {fact}, and {source.name} is not in its cache here",
             hint="is the name right? a model folder needs no hub",

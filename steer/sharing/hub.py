@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from steer.base.errors import SteerError, UsageError
-from steer.base.hub import is_offline_mode
+from steer.base.hub import OFFLINE, is_offline_mode
 from steer.sharing.address import Address
 from steer.sharing.places import ChangedError, MissingError, UnreachableError, reaching
 
@@ -161,7 +161,7 @@ def cached(address: Address, file: str, limit: int) -> tuple[Path, str, bool]:
         except FileNotFoundError as error:
             if not offline:
                 raise
-            fact = "the hub is not used (--offline or HF_HUB_OFFLINE)"
+            fact = f"the hub is not used ({OFFLINE})"
             raise UnreachableError(
                 f"{subject} is not in the cache, and "
                 + (fact if is_offline_mode() else "the hub cannot be reached"),

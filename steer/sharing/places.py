@@ -10,6 +10,7 @@ from typing import Protocol
 
 from steer.base.errors import SteerError
 from steer.base.files import safe_name
+from steer.base.hub import OFFLINE
 from steer.sharing.address import SUFFIX, Address
 from steer.vectors import store
 from steer.vectors.metadata import Metadata
@@ -138,6 +139,10 @@ def reaching(subject: object) -> Iterator[None]:
     except ImportError as error:
         raise SteerError(f"{subject}: {error}") from None
     except Exception as error:
+        if type(error).__name__ == "OfflineModeIsEnabled":
+            raise UnreachableError(
+                f"{subject} cannot be read: the hub is not used ({OFFLINE})"
+            ) from error
         status = getattr(getattr(error, "response", None), "status_code", None)
         message = getattr(error, "strerror", None) or str(error).strip()
         reason = next(iter(message.splitlines()), "") or type(error).__name__
