@@ -77,8 +77,7 @@ def processes() -> set[psutil.Process]:
 
 @dataclass(frozen=True)
 class Running:
-    """An engine and its processes, which are paused while another engine runs, since they poll for
-    work."""
+    """An engine and its processes, whose CPU time alone counts: waiting engines poll."""
 
     engine: Engine
     own: set[psutil.Process]
@@ -94,7 +93,7 @@ class Running:
         return clock / n, used / n
 
     def _spent(self) -> float:
-        return sum(sum(case.cpu_times()[:2]) for case in self.own if case.is_running())
+        return sum(sum(process.cpu_times()[:2]) for process in self.own if process.is_running())
 
 
 def range_of(ratios: list[float]) -> str:
