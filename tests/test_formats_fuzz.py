@@ -249,7 +249,7 @@ def test_hostile_files_are_refused_without_much_memory(kind: str, data: bytes) -
         ),
         min_size=1,
         max_size=5,
-    )
+    ).filter(lambda rows: any(map(any, rows.values())))  # a file that adds nothing is refused
 )
 @example({1: [0.0, -0.0, 1e-45]})
 @settings(max_examples=50)
