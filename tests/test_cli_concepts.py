@@ -240,8 +240,11 @@ def test_pairs_are_even_distinct_and_balanced() -> None:
 
 def test_a_profile_is_against_the_models_own_texts(built: Path) -> None:
     model = library.load("pocket")
-    glad = " Mara cheered and laughed, and the bright sunny day felt wonderful and golden."
-    texts = [glad, " Mara wept and sighed, and the dark dreary day felt dismal and lonely."]
+    examples = Path(__file__).parents[1] / "examples/contrasts"
+    records = (examples / "joyful.jsonl").read_text("utf-8").splitlines()
+    pairs = [json.loads(record) for record in records[:3]]
+    glad, sad = (" ".join(pair[side] for pair in pairs) for side in ("positive", "negative"))
+    texts = [glad, sad]
     profiles = library.profile(model, texts, built, chat=False)
     names = profiles[0].names
     joy = names.index("joy")

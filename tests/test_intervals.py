@@ -102,3 +102,11 @@ def test_a_mean_over_rows_is_of_all_that_could_have_been_drawn(
 def test_one_row_is_no_row() -> None:
     values = np.random.default_rng(0).normal(size=30)
     assert ratio(values[None], np.ones(30)) == ratio(values, np.ones(30))
+
+
+@pytest.mark.parametrize("rest", [[0.1, 0.41], [0.9]])
+def test_resamples_of_equal_items_do_not_stretch_an_interval(rest: list[float]) -> None:
+    values = [1 / 3] * 10 + rest
+    interval = ratio(values, np.ones(len(values)))
+    spread = max(values) - min(values)
+    assert min(values) - spread < interval.low <= interval.high < max(values) + spread

@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 RESAMPLES = 2_000
 #: The probability outside a 95 % interval on either side.
 TAIL = 0.025
+#: Standard errors below this share of the estimate's are rounding errors of sums.
+ROUNDING = 1e-6
 
 Array = NDArray[np.float64]
 Numbers = Sequence[float] | Array
@@ -144,9 +146,10 @@ def _studentised(
         return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
 
     own = float(error(items.sum(0)[None], products.sum(0)[None])[0])
-    quotients = (statistic(*sums.T) - value) / error(sums, counts @ products)
-    # A resample of one item only has no spread to divide by.
-    known = quotients[np.isfinite(quotients)]
+    errors = error(sums, counts @ products)
+    quotients = (statistic(*sums.T) - value) / errors
+    # A resample of equal items has no spread to divide by, but for rounding.
+    known = quotients[np.isfinite(quotients) & (errors > ROUNDING * own)]
     if not known.size or not np.isfinite(own):
         return value, value
     low, high = np.percentile(known, [100 * TAIL, 100 * (1 - TAIL)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from steer.cli import options, output
@@ -46,16 +47,16 @@ def profile(
     json: bool,
     source: ModelSource,
 ) -> None:
-    """Print the concepts with the highest readings in each text, beside the model's own texts."""
+    """Print the concepts that make each text likeliest, beside the model's own texts."""
     from steer.concepts.index import read
 
     built = read(folder)
     vectors = built.vectors()
-    model = options.load_model(source)
+    model = options.load_model(replace(source, fast=True))
     options.check_fit(vectors, model.identity, allow_other_model=False)
     from steer.concepts.profile import Profiler
 
-    profiler = Profiler(model, vectors, chat=chat, progress=output.progress)
+    profiler = Profiler(model, built, chat=chat, progress=output.progress)
     profiles = profiler.read(texts, output.progress)
     if json:
         output.as_json(
@@ -70,11 +71,11 @@ def profile(
         shown = " ".join(profile.text.split())
         output.heading(f"text {number} · {shown[:70]}{'…' if len(shown) > 70 else ''}")
         readings = profile.top(top)
-        rows = [[name, f"{reading:+.1f}", f"{rate:.0%}"] for name, reading, rate in readings]
-        output.table(["concept", "deviations", "of the model's own texts"], rows)
+        rows = [[name, f"{reading:+.2f}", f"{rate:.0%}"] for name, reading, rate in readings]
+        output.table(["concept", "nats per token", "of the model's own texts"], rows)
         output.line()
-    n = len(profiler.baseline.held_out)
     output.note(
-        f"{model.describe()} · {len(vectors)} concepts; in standard deviations from the model's"
-        f" unsteered texts, and the share of {n} such texts with a reading as high"
+        f"{model.describe()} · {len(profiler.names)} concepts; by how much the concept makes the"
+        f" text likelier than its opposite, and the share of {len(profiler.baseline)} texts of the"
+        " model's own with a reading as high"
     )

@@ -124,6 +124,20 @@ def costs(model: Model, answers: Sequence[Answer], writers: Sequence[Writer]) ->
     return Costs(nats, _lengths(answers))
 
 
+def together(model: Model, rows: Sequence[Ending]) -> Iterator[tuple[Sequence[Ending], Tensor]]:
+    """Log-probabilities of the last n tokens of rows, in parts within the memory limit: the rows of
+    a part, in their order, and float32 [sum of n, vocabulary]."""
+    most = max(1, _BYTES // (4 * vocabulary(model)))
+    start = 0
+    while start < len(rows):
+        stop, tokens = start + 1, rows[start][1]
+        while stop < len(rows) and tokens + rows[stop][1] <= most:
+            tokens += rows[stop][1]
+            stop += 1
+        yield rows[start:stop], _packed(model, rows[start:stop])
+        start = stop
+
+
 def _sums(values: Tensor, sizes: Sequence[int]) -> list[float]:
     """The sum over the tokens of each answer. values: [token, vocabulary]."""
     totals = values.sum(-1).double().cpu()

@@ -1,62 +1,44 @@
-"""Profiles of texts over many concepts, relative to the model's own texts.
+"""Profiles of texts over many concepts: how much likelier each concept makes a text.
 
-A reading is the projection of a text's mean activation on a concept's vector, at the vector's
-layer, in standard deviations from the mean over unsteered texts of the model. The share of held-out
-unsteered texts with a reading as high is the false-positive rate.
+A reading is the log-likelihood ratio of the text under the conditions of the concept's two poles,
+in nats per token: above 0, the model would rather write the text under the positive pole. The
+model's own texts are read alike, and the share of them with a reading as high is the false-positive
+rate.
+
+The vectors themselves do not enter: a vector is fitted to answers that are read after their
+conditions, which suits steering, but the projection of a bare text on it says little (on
+SmolLM2-135M, a concept's own answers had rank 134 of 286 among all concepts, where chance is 143).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from steer.base.errors import InputError, VectorError
+from steer.base.errors import InputError
 from steer.base.progress import Progress, silent
 from steer.concepts import answers as answering
 from steer.concepts.answers import Query
+from steer.concepts.effect import together
+from steer.concepts.index import BuiltPack
 from steer.concepts.questions import everyday
-from steer.contrasts.passages import Passage
-from steer.contrasts.reading import Reading
-from steer.hooks.record import record
+from steer.hooks.head import Ending
 from steer.models.model import Model
-from steer.vectors.sites import Site
-from steer.vectors.vector import SteeringVector
 
 Array = NDArray[np.float64]
 
-#: Standard deviations above which a reading is shown as unusual.
-UNUSUAL = 2.0
-#: Tokens that a text needs to be read.
-_LEAST_TOKENS = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Baseline:
-    """Projections of the model's own texts: mean and standard deviation of one half, and the values
-    of the other half in those units; float64 [concept], [concept], [text, concept]."""
-
-    mean: Array
-    std: Array
-    held_out: Array
-
-    def standardised(self, values: Array) -> Array:
-        return np.asarray((values - self.mean) / self.std)
-
-    def false_positives(self, standardised: Array) -> Array:
-        """For each reading [text, concept], the share of the model's own texts that are as high."""
-        n = len(self.held_out)
-        above = (self.held_out[None] >= standardised[:, None]).sum(1)
-        # The text itself counts too, so that the rate is never 0.
-        return np.asarray((above + 1) / (n + 1))
+#: What the user says before a text, in a chat.
+QUESTION = "Go on."
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One text: readings in standard deviations and false-positive rates, float64 [concept]."""
+    """One text: readings in nats per token and false-positive rates, float64 [concept]."""
 
     text: str
     names: tuple[str, ...]
@@ -84,39 +66,46 @@ class Profile:
 
 
 class Profiler:
-    """Computes profiles with the vectors of a pack.
+    """Computes profiles with the conditions of a built pack's concepts.
+
+    baseline: readings of the model's own texts, float64 [text, concept]. All concepts of the pack
+    are read, also those whose vectors do not work, but not those that could not be tried.
 
     Raises:
-        VectorError: there are no vectors.
+        InputError: the pack has no conditions.
     """
 
     def __init__(
         self,
         model: Model,
-        vectors: Sequence[SteeringVector],
+        pack: BuiltPack,
         *,
         chat: bool | None = None,
-        n_baseline: int = 64,
-        max_tokens: int = 32,
+        n_baseline: int = 12,
+        max_tokens: int = 24,
         seed: int = 0,
         progress: Progress = silent,
     ) -> None:
-        if not vectors:
-            raise VectorError("there are no vectors to read with", hint="build a pack first")
         self.model = model
-        self.names = tuple(vector.name for vector in vectors)
         self.chat = model.template.exists if chat is None else chat
-        self._sites = [_site(vector) for vector in vectors]
-        self._units = np.stack(
-            [
-                vector.direction(site.layer).astype(np.float64)
-                for vector, site in zip(vectors, self._sites, strict=True)
-            ]
-        )
-        lengths = np.linalg.norm(self._units, axis=1, keepdims=True)
-        self._units /= np.where(lengths > 0, lengths, 1)
-        self._every = sorted(set(self._sites))
-        self.baseline = self._baseline(n_baseline, max_tokens, seed, progress)
+        poles = [
+            (row.name, *map(str, conditions))
+            for row in pack.rows
+            if isinstance(conditions := row.values.get("conditions"), list)
+            and len(conditions) == 2
+            and row.number("heeded") is not None
+        ]
+        if not poles:
+            raise InputError(
+                f"{pack.folder} has no concepts to read with", hint="build the pack again"
+            )
+        self.names = tuple(name for name, _, _ in poles)
+        self._conditions = list(dict.fromkeys(c for _, *pair in poles for c in pair))
+        place = {condition: index for index, condition in enumerate(self._conditions)}
+        self._positive = [place[positive] for _, positive, _ in poles]
+        self._negative = [place[negative] for _, _, negative in poles]
+        own = self._own_texts(n_baseline, max_tokens, seed, progress)
+        self.baseline = self._readings(own, "reading the model's own texts", progress)
 
     def read(self, texts: Sequence[str], progress: Progress = silent) -> list[Profile]:
         """The profile of each text, which for a chat model is read as its answer.
@@ -124,66 +113,77 @@ class Profiler:
         Raises:
             InputError: a text has no tokens, or more than the model takes.
         """
-        passages = [self._passage(text) for text in texts]
-        with progress("reading", len(texts)):
-            values = self._values(passages)
-        standardised = self.baseline.standardised(values)
-        rates = self.baseline.false_positives(standardised)
-        return [
-            Profile(text, self.names, standardised[i], rates[i]) for i, text in enumerate(texts)
-        ]
+        # In plain text a condition stands before the space that the text begins with.
+        plain = texts if self.chat else [f" {text.lstrip()}" for text in texts]
+        ids = [tuple(self.model.encode(text, special=False)) for text in plain]
+        values = self._readings(ids, "reading the texts", progress)
+        above = (self.baseline[None] >= values[:, None]).sum(1)
+        # The text itself counts too, so that the rate is never 0.
+        rates = (above + 1) / (len(self.baseline) + 1)
+        return [Profile(text, self.names, values[i], rates[i]) for i, text in enumerate(texts)]
 
-    def _passage(self, text: str) -> Passage:
-        if not self.chat:
-            return Passage("", text)
-        return Query("", "Go on.", True).passage(text)
-
-    def _baseline(self, n: int, max_tokens: int, seed: int, progress: Progress) -> Baseline:
+    def _own_texts(
+        self, n: int, max_tokens: int, seed: int, progress: Progress
+    ) -> list[tuple[int, ...]]:
         every = everyday(chat=self.chat)
         questions = [*every.held_out, *every.train, *every.choice]
-        queries = [Query("", questions[i % len(questions)], self.chat) for i in range(n)]
-        samples = [i // len(questions) for i in range(n)]
         written = answering.write(
             self.model,
-            queries,
-            samples=samples,
+            [Query("", questions[i % len(questions)], self.chat) for i in range(n)],
+            samples=[i // len(questions) for i in range(n)],
             max_tokens=max_tokens,
             seed=seed,
             activity="writing the baseline",
             progress=progress,
         )
-        texts = [answer for answer in written if answer.text.strip()]
-        values = self._values([self._passage(answer.text) for answer in texts])
-        fitted, held_out = values[::2], values[1::2]
-        std = fitted.std(0, ddof=1) if len(fitted) > 1 else np.ones(values.shape[1])
-        std = np.where(std > 0, std, 1.0)
-        mean = fitted.mean(0)
-        return Baseline(mean, std, (held_out - mean) / std)
+        return [answer.ids for answer in written if answer.ids]
 
-    def _values(self, passages: Sequence[Passage]) -> Array:
-        """Projections of each passage's mean activation, [text, concept]."""
-        readings = []
-        for number, tokens in enumerate(self.model.encode_passages(passages), 1):
-            if tokens.text_stop - tokens.text_start < _LEAST_TOKENS:
+    @torch.no_grad()
+    def _readings(
+        self, texts: Sequence[tuple[int, ...]], activity: str, progress: Progress
+    ) -> Array:
+        """Nats per token by which the positive pole makes each text likelier, [text, concept]."""
+        before = [self._before(condition) for condition in self._conditions]
+        # Without a token before it, the first token of a text has no probability.
+        n_skipped = 0 if all(before) else 1
+        self._check(texts, before, n_skipped)
+        scores = np.zeros((len(self._conditions), len(texts)))
+        with progress(activity, len(before)) as advance:
+            for index, prefix in enumerate(before):
+                rows: list[Ending] = [((*prefix, *ids), len(ids) - n_skipped) for ids in texts]
+                scores[index] = [
+                    float(value) / n for value, (_, n) in zip(self._sums(rows), rows, strict=True)
+                ]
+                advance(1)
+        return np.asarray((scores[self._positive] - scores[self._negative]).T)
+
+    def _before(self, condition: str) -> tuple[int, ...]:
+        if self.chat:
+            return Query(condition, QUESTION, True).ids(self.model)
+        return tuple(self.model.encode(condition.rstrip()))
+
+    def _sums(self, rows: Sequence[Ending]) -> Iterator[float]:
+        """The log-probability of the last n tokens of each row."""
+        for part, log_probs in together(self.model, rows):
+            targets = torch.tensor([token for ids, n in part for token in ids[-n:]])
+            own = log_probs.gather(1, targets.to(log_probs.device)[:, None])[:, 0].double().cpu()
+            for piece in torch.split(own, [n for _, n in part]):
+                yield float(piece.sum())
+
+    def _check(
+        self,
+        texts: Sequence[tuple[int, ...]],
+        before: Sequence[tuple[int, ...]],
+        n_skipped: int,
+    ) -> None:
+        longest = max(map(len, before))
+        context = self.model.context
+        for number, ids in enumerate(texts, 1):
+            if len(ids) <= n_skipped:
                 raise InputError(f"text {number} has no tokens of its own")
-            if self.model.context is not None and len(tokens.ids) > self.model.context:
+            if context is not None and longest + len(ids) > context:
                 raise InputError(
-                    f"text {number} has {len(tokens.ids):,} tokens, more than the"
-                    f" {self.model.context:,} that {self.model.identity.id} takes",
+                    f"text {number} has {len(ids):,} tokens, and with the condition of a concept"
+                    f" {longest + len(ids):,}; {self.model.identity.id} takes {context:,}",
                     hint="divide it",
                 )
-            readings.append(Reading(tokens.ids, ((tokens.text_start, tokens.text_stop),)))
-        columns = [self._every.index(site) for site in self._sites]
-        values = np.zeros((len(passages), len(self.names)))
-        for batch in record(self.model, readings, self._every):
-            rows = batch.activations[:, columns].astype(np.float64)
-            values[batch.indices] = np.einsum("ncd,cd->nc", rows, self._units)
-        return values
-
-
-def _site(vector: SteeringVector) -> Site:
-    """The site of the reading: the recommended layer that separates the sides best."""
-    metadata = vector.metadata
-    rows = [metadata.at(layer) for layer in metadata.recommended.layers]
-    best = max(rows, key=lambda row: row.separability or 0.0)
-    return Site(best.layer, metadata.activation_site)

@@ -25,8 +25,9 @@ from steer.vectors.sites import Site
 State = dict[Site, tuple[Tensor, ...]]
 #: The most bytes of hidden states that a teacher keeps.
 HIDDEN_BUDGET = 1_000_000_000
-#: Steps from a regression, which is nearly right, are smaller.
-REFINING = 0.5
+#: The size of steps from a regression at one layer, in shares of it; at several, the noise of their
+#: steps adds up to its root.
+REFINING = 3.0
 
 
 class Edits:
@@ -83,7 +84,7 @@ class Edits:
             changed = torch.cat([parts[0][:, None], *parts[2:]], 1).square().sum(1)
             size = float(changed.mean().sqrt())
             units = [size, *(float(part.square().mean().sqrt()) for part in parts[1:])]
-            edits.units[site] = tuple(REFINING * unit for unit in units)
+            edits.units[site] = tuple(REFINING / len(affines) ** 0.5 * unit for unit in units)
         edits.restore(state)
         return edits
 

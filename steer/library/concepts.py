@@ -207,20 +207,21 @@ def build_pack(
 def profile(
     model: Model,
     texts: Data,
-    pack: str | PathLike[str] | Sequence[Vector],
+    pack: str | PathLike[str],
     *,
     chat: bool | None = None,
     progress: Progress = silent,
 ) -> list[Profile]:
-    """Profiles of texts over all concepts of a built pack, relative to the model's own texts.
+    """Profiles of texts over all concepts of a built pack: by how many nats per token each concept
+    makes a text likelier than its opposite, beside the model's own texts.
 
-    pack: the folder that `build_pack` wrote, or vectors.
+    pack: the folder that `build_pack` wrote.
 
     Raises:
-        InputError: there is no index, or a text has no tokens.
+        InputError: there is no index, or a text has no tokens, or too many.
     """
     read = [texts] if isinstance(texts, str) else text_list(texts)
-    profiler = Profiler(model.inner, _vectors(pack), chat=chat, progress=progress)
+    profiler = Profiler(model.inner, indexes.read(Path(pack)), chat=chat, progress=progress)
     return profiler.read(read, progress)
 
 
