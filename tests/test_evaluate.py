@@ -21,6 +21,7 @@ from steer.contrasts import heldout
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.heldout import HeldOut
 from steer.contrasts.passages import Passage
+from steer.contrasts.prompts import training_messages
 from steer.distillation.lessons import Conditions
 from steer.evaluation.batches import Part, surprise
 from steer.evaluation.cells import SteeredCell
@@ -269,7 +270,9 @@ def test_what_an_edit_learned_is_not_asked_where_it_is_measured(
         steer(*words, *few)
         rows_found.append(set(requests))
     learned, *measured = rows_found
-    assert len(learned) == 48 + 12  # and unrelated questions, to which the KL is reported
+    assert (
+        len(learned) == len(training_messages()) + 12
+    )  # and unrelated questions, to which the KL is reported
     for questions in measured:
         assert len(questions) == 24
         assert not questions & learned

@@ -179,5 +179,5 @@ def test_the_manual_lists_the_commands_as_the_help_does() -> None:
     page = (ROOT / "docs/commands.md").read_text()
     for title, commands in COMMANDS.items():
         section = page.partition(f"## {title}\n")[2].partition("\n## ")[0]
-        listed = dict(re.findall(r"^\| `steer ([a-z]+)` \| (.*) \|$", section, flags=re.MULTILINE))
+        listed = dict(re.findall(r"^\| `steer ([a-z-]+)` \| (.*) \|$", section, flags=re.MULTILINE))
         assert listed == commands

@@ -77,7 +77,9 @@ def test_three_vectors_in_one_file_all_act(model: Model) -> None:
         promises.extracted(value)
         typed[kind] = f"./{value}-resid_post.safetensors:1.5@2"
     combined = resolve(SteerSpec("three"), promises.Parts("all", typed).combined())
-    plain, composed = (promises.Told.by(model, steers, 4, seed=7) for steers in ((), (combined,)))
+    plain, composed = (
+        promises.TextMeasures.by(model, steers, 4, seed=7) for steers in ((), (combined,))
+    )
     for kind, least in (("mood", 0.1), ("style", 0.25), ("topic", 0.03)):
         assert composed.share(kind) > plain.share(kind) + least
     assert composed.parses.value > 0.9

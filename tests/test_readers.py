@@ -192,7 +192,8 @@ def test_requests(model: api.Model, name: str, use: str, chat: bool, api_name: s
     refused = answer.status_code == 400
     text = answer.text
     if refused:
-        assert answer.json()["error"]["param"] == "guard"
+        error = answer.json()["error"]  # a text for Ollama's clients
+        assert "guard" in error if api_name == "ollama" else error["param"] == "guard"
     else:
         assert answer.status_code == 200, answer.text
         assert (FAULT in text) == bool(answer.json().get("steer", {}).get("notes"))

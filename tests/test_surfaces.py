@@ -73,7 +73,6 @@ PYTHON_ONLY = {
 RENAMED = {
     "file": "contrasts",
     "guard": "guards",
-    "on_trip": "guards",
     "layer": "layers",
     "layer_offset": "offset",
     "map": "mapping",
@@ -130,6 +129,7 @@ INSTEAD = {
     "lens": "`Model.lens`",
     "list_formats": "`steer.formats.registry.registry`",
     "no_calibrate": "calibrate=False",
+    "offline": "`steer.load(offline=True)`, or HF_HUB_OFFLINE for all else",
     "negative_file": "data of two lists: {'positive': [...], 'negative': [...]}",
     "out": "`save`, or values in memory",
     "paired": "data of pairs",

@@ -44,7 +44,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "Make vectors": {
         "contrasts": "Check, split and write contrast sets.",
         "make": "Make a vector, choose its strength, and show what it does.",
-        "extract": "Make a steering vector from two words, or from contrasting texts.",
+        "extract": "Make a vector from two words, or from contrasting texts.",
         "pack": "Make vectors of many concepts at once, from a TOML file.",
         "fit": "Fit another vector to kept activations, without the model.",
         "distill": "Train an edit, or a token, to have the effect of a prompt.",

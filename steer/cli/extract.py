@@ -68,7 +68,7 @@ def extract(
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
-    """Make a steering vector from two words, or from contrasting texts.
+    """Make a vector from two words, or from contrasting texts.
 
     \b
     steer extract "patient" "impatient" -m MODEL -o patient.safetensors
