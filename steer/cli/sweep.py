@@ -129,8 +129,8 @@ def sweep(
     arguments = common.arguments([row.vector.metadata for row in grid.rows])
     used = [row.vector for row in grid.rows]
     source = options.for_vectors(used, source, chat=measuring.in_chat(arguments))
-    # A quick sweep may round: nobody compares its numbers with those of other runs.
-    source = replace(source, fast=quick)
+    # All cells are scored in one type, whose rounding they share.
+    source = replace(source, fast=True)
     settings = engines.check(engine, engine_option or [], strongest(grid))
     result = run(
         lambda: workers.model(context, cluster, source),

@@ -250,8 +250,8 @@ def reach(effects: Array, costs: Array, max_kl: float) -> Array:
 #: From this many rows on, a few cells of each row first decide which rows are scored in full.
 MANY_ROWS = 12
 #: Which of the nine coefficients are scored first; and which rows go on: those with this share of
-#: the best row's reach, but at least so many rows.
-PILOT, LEAST_REACH, LEAST_ROWS = (1, 4, 7), 0.4, 6
+#: the best row's reach, at least and at most so many rows.
+PILOT, LEAST_REACH, LEAST_ROWS, MOST_ROWS = (1, 4, 7), 0.4, 6, 12
 
 
 def pilot(grid: Grid) -> Grid | None:
@@ -269,14 +269,14 @@ def pilot(grid: Grid) -> Grid | None:
 
 def promising(scores: Scores, max_kl: float) -> list[int]:
     """Indices of the rows that may hold the choice, judged by `reach`, in order; all rows if none
-    is within the budget."""
+    has an effect within the budget."""
     reached = reach(*scores.looks(), max_kl)
     best = float(reached.max())
     if not best > 0:
         return list(range(len(reached)))
     order = np.argsort(-reached, kind="stable")
     enough = [int(row) for row in order if reached[row] >= LEAST_REACH * best]
-    return sorted({*enough, *order[:LEAST_ROWS].tolist()})
+    return sorted({*enough[:MOST_ROWS], *order[:LEAST_ROWS].tolist()})
 
 
 def thinned(grid: Grid, n: int) -> Grid:
