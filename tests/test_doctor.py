@@ -101,8 +101,10 @@ def test_a_check_tells_what_happened_and_what_to_do() -> None:
 
 
 def test_packages_that_are_missing_or_old_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert packages().passed
     needed = [Requirement(text) for text in ("torch>=1", "numpy>=999", "nothing-of-this-name")]
+    # Not those of steer itself: this also runs on releases that it does not allow yet.
+    monkeypatch.setattr(diagnosis, "_requirements", lambda: needed[:1])
+    assert packages().passed
     monkeypatch.setattr(diagnosis, "_requirements", lambda: needed)
     versions = packages()
     assert not versions.passed
