@@ -8,6 +8,7 @@ template is reported once, by default in the log `steer.models.templates`.
 from __future__ import annotations
 
 import datetime
+import gc
 import logging
 import sys
 import threading
@@ -381,12 +382,16 @@ def _bounded(name: str) -> Iterator[None]:
         # Loops without calls run in the template's own code, line by line.
         return trace if frame.f_code.co_filename == "<template>" else None
 
-    before = sys.gettrace()
+    # Finalizers that a collection runs are not the template's: an error in one of them is lost.
+    before, collects = sys.gettrace(), gc.isenabled()
+    gc.disable()
     sys.settrace(trace)
     try:
         yield
     finally:
         sys.settrace(before)
+        if collects:
+            gc.enable()
 
 
 def _peak() -> int:
