@@ -10,8 +10,6 @@ from urllib.request import getproxies, proxy_bypass
 
 #: Seconds to wait for the hub before it counts as unreachable.
 HUB_TIMEOUT = 4.0
-
-
 #: The reasons for not asking the hub, as messages name them.
 OFFLINE = "--offline or HF_HUB_OFFLINE"
 #: Variables that the Hugging Face libraries read once, when they are imported.

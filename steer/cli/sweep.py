@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +21,7 @@ def register(app: typer.Typer) -> None:
     app.command("sweep")(sweep)
 
 
-@options.with_model(default="pocket", chat=True)
+@options.with_model(default="pocket", chat=True, fast=True)
 @workers.with_cluster
 @measuring.with_common
 def sweep(
@@ -129,8 +128,6 @@ def sweep(
     arguments = common.arguments([row.vector.metadata for row in grid.rows])
     used = [row.vector for row in grid.rows]
     source = options.for_vectors(used, source, chat=measuring.in_chat(arguments))
-    # All cells are scored in one type, whose rounding they share.
-    source = replace(source, fast=True)
     settings = engines.check(engine, engine_option or [], strongest(grid))
     result = run(
         lambda: workers.model(context, cluster, source),

@@ -107,9 +107,9 @@ export function showMaking(made, tryIt) {
     progress.hidden = false;
     progress.value = 0;
     try {
-      const asked = words ? { word: word.value.trim(), ...(against.value.trim() ? { against: against.value.trim() } : {}) }
+      const contents = words ? { word: word.value.trim(), ...(against.value.trim() ? { against: against.value.trim() } : {}) }
         : { pairs: first.map((text, index) => ({ positive: text, negative: second[index] })), chat: chat.checked };
-      for await (const told of stream("/page/vectors", { name: name.value.trim(), ...asked }, controller.signal)) {
+      for await (const told of stream("/page/vectors", { name: name.value.trim(), ...contents }, controller.signal)) {
         if (told.progress) {
           const { what, done, total, share } = told.progress;
           progress.value = share ?? 0;
@@ -119,7 +119,7 @@ export function showMaking(made, tryIt) {
         if (told.vector) {
           await made(told.vector.id);
           const again = () => { report.replaceChildren(); form.hidden = false; named = false; name.value = ""; word.focus(); };
-          report.replaceChildren(...diagnostics(told.vector, told.warnings, told.report, asked, () => { shown.close(); tryIt(); }, again));
+          report.replaceChildren(...diagnostics(told.vector, told.warnings, told.report, contents, () => { shown.close(); tryIt(); }, again));
           form.hidden = true;
           report.querySelector(".primary").focus();
           announce(`${told.vector.id} is made and on.`);
@@ -157,13 +157,13 @@ function jsonl(text) {
   } catch { return null; }
 }
 
-function diagnostics(one, warnings, report, asked, tryIt, again) {
+function diagnostics(one, warnings, report, contents, tryIt, again) {
   const save = h("button", { type: "button", on: { click: async () => { await saveVector(one, save); draw(); if (save.disabled) tried.focus(); } } }, "Save to a file");
   const tried = h("button", { type: "button", class: "primary", on: { click: tryIt } }, "Try it");
   return [
     h("h3", {}, `${one.id} is made, and it alone is on`),
     // A vector of words is judged by what it does to held-out answers; one of pairs by how well it separates held-out texts.
-    ...(report?.effect ? effect(report, asked) : separation(one, warnings)),
+    ...(report?.effect ? effect(report, contents) : separation(one, warnings)),
     h("p", { class: "hint" }, "It is there until the server stops, or for good once it is saved."),
     h("div", { class: "row end" }, h("button", { type: "button", class: "quiet", on: { click: again } }, "Make another"), save,
       tried),
