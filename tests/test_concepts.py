@@ -168,11 +168,11 @@ def test_words_and_files_are_told_apart(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "patient").write_text("x", encoding="utf-8")
     assert words.looks_like_file("patient")
     with pytest.raises(UsageError, match="is a file"):
-        words.understood("patient", "impatient")
-    assert words.understood("pirate").concept.positive == "a pirate"
-    assert words.understood("pirate", "landlubber").concept.positive == "pirate"
+        words.interpret("patient", "impatient")
+    assert words.interpret("pirate").concept.positive == "a pirate"
+    assert words.interpret("pirate", "landlubber").concept.positive == "pirate"
     with pytest.raises(UsageError, match="empty"):
-        words.understood("patience", "")
+        words.interpret("patience", "")
 
 
 def test_rows_under_steers_of_their_own_are_what_they_are_alone(pocket: Model) -> None:

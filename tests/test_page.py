@@ -40,7 +40,7 @@ from steer.serving.middleware import Access
 from steer.serving.sockets import first_free
 from steer.steering.generation import Guide, Sampling
 from steer.vectors import store
-from steer.workers import InProcess
+from steer.workers import LocalWorker
 
 ROOT = Path(__file__).parents[1]
 PROMPT = "One day Mara woke up."
@@ -372,7 +372,7 @@ PAIRS = [
 def test_a_vector_is_made_as_extract_makes_it_and_saved(tmp_path: Path) -> None:
     own = Library(dict(library().vectors))
     expected = extract(
-        InProcess(model()),
+        LocalWorker(model()),
         contrast_set(PAIRS),
         ReadSettings(),
         FitSettings(name="liking"),

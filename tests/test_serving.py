@@ -34,7 +34,7 @@ from steer.serving.library import LARGEST, Library, Steering, fitting, read_libr
 from steer.serving.limits import MAX_BODY
 from steer.serving.messages import render
 from steer.serving.middleware import Access, SteeringMiddleware
-from steer.serving.responses import End, Piece
+from steer.serving.responses import ChoiceEnd, Piece
 from steer.steering.generation import Row, Sampling
 from steer.steering.operation import Coefficient, Operation
 from steer.steering.scope import Scope
@@ -367,7 +367,7 @@ def test_nobody_waits_for_a_client_that_has_left() -> None:
     with Batcher(tiny.model("llama"), pytest.fail) as batcher:
         left, stayed = asyncio.run(run(batcher))
     assert len(left) < 100
-    assert isinstance(stayed[-1], End)
+    assert isinstance(stayed[-1], ChoiceEnd)
     assert sum(isinstance(event, Piece) for event in stayed) > len(left)
 
 
@@ -521,7 +521,7 @@ def test_what_never_ends_is_interrupted() -> None:
             pass
 
     async def run() -> int:
-        preparing = limits.Preparing(1)
+        preparing = limits.TimedThreads(1)
         with pytest.raises(RequestError, match="the template takes more than"):
             await preparing.run(loops, "the template", seconds=0.1)
         return await preparing.run(lambda: 7, "the template")  # its thread is free again
@@ -543,10 +543,10 @@ def test_a_short_request_does_not_wait_for_a_long_one() -> None:
         long = batcher.order(many)
         events = long.stream()
         await anext(events)
-        assert isinstance([event async for event in batcher.order(order).stream()][-1], End)
+        assert isinstance([event async for event in batcher.order(order).stream()][-1], ChoiceEnd)
         before = long.received.qsize()
         rest = [event async for event in events]
-        return before, sum(isinstance(event, End) for event in rest)
+        return before, sum(isinstance(event, ChoiceEnd) for event in rest)
 
     with Batcher(tiny.model("llama"), pytest.fail) as batcher:
         n_lists, ends = asyncio.run(run(batcher))

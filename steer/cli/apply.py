@@ -177,7 +177,7 @@ def apply(
     from steer.base.files import check_writable
     from steer.base.text import unescaped
     from steer.steering.generation import LARGEST, Sampling, check_gates, guides_of
-    from steer.steering.named import behind, resolved
+    from steer.steering.named import gated, resolved
 
     typed = {
         "max_tokens": max_tokens,
@@ -192,7 +192,7 @@ def apply(
         "system": system,
     }
     named, chosen = settings(context, recipe, typed, vector or [])
-    named = behind(named, when, "--when")
+    named = gated(named, when, "--when")
     looking = Observers(watch or [], guard or [], on_trip)
     chat, system = chosen.pop("chat"), chosen.pop("system")
     sampling = Sampling(batch_size=batch_size, **chosen | {"stop": tuple(chosen["stop"])})

@@ -185,14 +185,14 @@ def _prompter(chatting: Chat) -> Callable[[], str]:
     from prompt_toolkit.completion import CompleteEvent, Completer, Completion
     from prompt_toolkit.document import Document
 
-    class Words(Completer):
+    class Commands(Completer):
         def get_completions(self, document: Document, _: CompleteEvent) -> Iterator[Completion]:
             line = document.text_before_cursor
             typed = line.partition(" ")[2] if " " in line else line
             for word in chatting.completions(line):
                 yield Completion(word, start_position=-len(typed))
 
-    session: PromptSession[str] = PromptSession(completer=Words(), complete_while_typing=False)
+    session: PromptSession[str] = PromptSession(completer=Commands(), complete_while_typing=False)
 
     def ask() -> str:
         return session.prompt(

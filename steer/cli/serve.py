@@ -159,9 +159,9 @@ def run(
     from steer.serving import pages
     from steer.serving.middleware import Access, is_local
     from steer.serving.sockets import first_free
-    from steer.steering.named import NamedSteer, behind
+    from steer.steering.named import NamedSteer, gated
 
-    defaults = behind([NamedSteer(text) for text in requested.defaults], requested.when, "--when")
+    defaults = gated([NamedSteer(text) for text in requested.defaults], requested.when, "--when")
     is_pocket = source.name == POCKET  # whose vectors are part of steer
     empty = requested.may_be_empty
     unnamed = is_pocket and requested.vectors == Path("vectors")

@@ -23,7 +23,7 @@ from steer.base.progress import Progress, silent
 from steer.concepts import answers as answering
 from steer.concepts.answers import Answer, Query
 from steer.concepts.concept import Concept, condition
-from steer.concepts.effect import Costs, Writer, costs, moves
+from steer.concepts.effect import Costs, Writer, costs, effect_sums
 from steer.concepts.questions import Questions, everyday
 from steer.concepts.settings import MakeSettings
 from steer.contrasts.contrasts import Contrasts
@@ -38,7 +38,7 @@ from steer.vectors.metadata import Recommendation
 from steer.vectors.positions import Position
 from steer.vectors.sites import Site, format_layers
 from steer.vectors.vector import SteeringVector
-from steer.workers import InProcess, workers_of
+from steer.workers import LocalWorker, workers_of
 
 #: A vector works if it moves answers at least this share of the way between the poles.
 LEAST_EFFECT = 0.2
@@ -172,7 +172,7 @@ def make(
     for layer in settings.layers or model.hooks.layers(settings.site)[:1] or (0,):
         model.hooks.place(Site(layer, settings.site))
     workers = workers_of(model)
-    job = _MakeGroups(settings, progress if isinstance(workers, InProcess) else silent)
+    job = _GroupJob(settings, progress if isinstance(workers, LocalWorker) else silent)
     for _, vectors in workers.map(job, _groups(concepts)):
         yield from vectors
 
@@ -184,14 +184,14 @@ def _groups(concepts: Iterable[Concept]) -> Iterator[list[Concept]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _MakeGroups:
+class _GroupJob:
     """The job of making groups of concepts on a model."""
 
     settings: MakeSettings
     progress: Progress
 
     def __call__(self, model: Model) -> Callable[[list[Concept]], list[ConceptVector]]:
-        return _Maker(model, self.settings, self.progress).make
+        return _ConceptMaker(model, self.settings, self.progress).make
 
 
 @dataclass
@@ -219,7 +219,7 @@ class _Work:
         )
 
 
-class _Maker:
+class _ConceptMaker:
     def __init__(self, model: Model, settings: MakeSettings, progress: Progress) -> None:
         self.model, self.settings, self.progress = model, settings, progress
         self.chat = is_chat(model, settings)
@@ -343,7 +343,7 @@ class _Maker:
         settings = self.settings
         set_ = self.contrasts(work)
         extracted = extract(
-            InProcess(self.model),
+            LocalWorker(self.model),
             set_,
             ReadSettings((settings.site,), None, (Position("completion"),)),
             FitSettings(
@@ -471,10 +471,10 @@ class _Maker:
         if not coherent and work.best > 0:
             return False
         every = [*plain_answers, *work.poles["positive held-out"]]
-        moved = moves(self.model, every, work.conditions, (steer,))
-        share, is_heeded = moved.effect, moved.heeded
+        moved = effect_sums(self.model, every, work.conditions, (steer,))
+        share, divergence = moved.effect, moved.pole_divergence
         reason, hint = "", ""
-        if is_heeded.value < LEAST_HEEDED:
+        if divergence.value < LEAST_HEEDED:
             pole, other = work.conditions
             reason = (
                 f"the model ignores {pole!r}: its answers are as likely"
@@ -505,7 +505,7 @@ class _Maker:
             layers=steer.layers,
             coefficient=steer.coefficient.value,
             separability=rounded(float(np.mean(known))) if known else None,
-            heeded=is_heeded,
+            heeded=divergence,
             effect=share,
             cost=extra,
             prompt_cost=prompt_cost,

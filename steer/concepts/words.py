@@ -49,7 +49,7 @@ def looks_like_file(text: str) -> bool:
     return path.exists()
 
 
-def understood(word: str, against: str | None = None, *, name: str | None = None) -> Interpretation:
+def interpret(word: str, against: str | None = None, *, name: str | None = None) -> Interpretation:
     """The concept of the words. A single word that steer's packs define is that concept.
 
     Raises:

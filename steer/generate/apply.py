@@ -9,7 +9,7 @@ from functools import partial
 from itertools import groupby, takewhile
 
 from steer.base.errors import SteerError, UsageError
-from steer.generate.batch import Batch, TextsDone
+from steer.generate.batch import Batch, TextProgress
 from steer.hooks.meeting import check_acted, check_can_act
 from steer.hooks.tokens import standing
 from steer.models.memory import ran_out
@@ -18,7 +18,7 @@ from steer.steering.generation import Generation, Guidance, Row, Sampling, check
 from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer
 from steer.steering.tokens import LearnedToken, separate
-from steer.workers import InProcess, Workers, workers_of
+from steer.workers import LocalWorker, Workers, workers_of
 
 __all__ = [
     "Generation",
@@ -171,7 +171,7 @@ def _continued(
     """The continuations of all beginnings, in order."""
     by_item: dict[int, list[list[int]]] = {}
     # Another process reports only what is complete.
-    is_here = isinstance(workers, InProcess)
+    is_here = isinstance(workers, LocalWorker)
     writer = partial(_Writer, sampling=sampling, on_done=on_done if is_here else None)
     for number, continuations in workers.map(writer, items):
         by_item[number] = continuations
@@ -198,7 +198,7 @@ class _Writer:
         while len(continuations) < len(rows):
             part = runs(self.model, rows[len(continuations) :], min(self._most, len(rows)))[0]
             report = self.on_done or (lambda n_texts: None)
-            done = TextsDone(len(part), self.sampling.max_tokens, report)
+            done = TextProgress(len(part), self.sampling.max_tokens, report)
             try:
                 batch = Batch(self.model, part, steers, self.sampling, listener=done).run()
             except RuntimeError as error:

@@ -42,7 +42,7 @@ class Listener(Protocol):
     def receive(self, ids: Tensor, scores: Tensor, **keywords: object) -> Tensor: ...
 
 
-class TextsDone:
+class TextProgress:
     """A listener that reports how many of a batch's texts are done, each in as many parts as it has
     tokens."""
 

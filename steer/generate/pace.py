@@ -75,7 +75,7 @@ def sizes(full: Size) -> list[Size]:
     return list(dict.fromkeys(smaller))
 
 
-def fitting(
+def largest_size(
     sizes: Sequence[Size], seconds: Callable[[Size], float], budget: float
 ) -> tuple[Size, float]:
     """The first size that fits into a time, else the last; and the seconds that it will take."""

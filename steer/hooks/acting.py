@@ -64,7 +64,7 @@ class Clock(Protocol):
     def first_steps(self, changes: Tensor, *, only_writing: bool, n_before: int) -> Tensor: ...
 
 
-class Lookout:
+class ChangeDetector:
     """Compares the input and the output of one part of an edit at a site.
 
     only_writing: the site is above the last attention.

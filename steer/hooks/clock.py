@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from steer.base.errors import HookError
 from steer.hooks.acting import NEVER, FirstChanges
-from steer.hooks.courses import Courses
 from steer.hooks.folding import Folding
 from steer.hooks.ops import Weight
+from steer.hooks.thoughts import ThoughtTrackers
 from steer.models.thoughts import Stage
 from steer.steering.projection import Gate
 from steer.steering.scope import Schedule, Scope
@@ -56,10 +56,9 @@ class TokenClock:
     prompt_length: tokens of the longest prompt; the response begins there in all rows, since
     prompts are padded on the left. padding: int64 [prompt], pad tokens before each. values: the
     readings of prompt gates for each prompt; missing ones are read during the forward of the
-    prompts (`steer.hooks.gates`). special: ids of special tokens, and courses: the thoughts of each
-    row, set by `injected`. Positions are
-    counted from the cache that the model gets, so that they are right in a forward of one token, of
-    a chunk, or of the whole text without a cache.
+    prompts (`steer.hooks.gates`). special: ids of special tokens. trackers: the thoughts of each
+    row. `injected` sets both. Positions are counted from the cache that the model gets, so that
+    they are right in a forward of one token, of a chunk, or of the whole text without a cache.
 
     starts: for whole texts that are padded on the right, the column of each one's first response
     token; prompt_length is then unused. folding: where their tokens are, if they run in packed
@@ -76,7 +75,7 @@ class TokenClock:
     starts: Sequence[int] = ()
     folding: Folding | None = None
     special: frozenset[int] = field(default=frozenset(), init=False)
-    courses: Courses | None = field(default=None, init=False)
+    trackers: ThoughtTrackers | None = field(default=None, init=False)
     start: int = field(default=0, init=False)
     ids: Tensor | None = field(default=None, init=False)
     ticks: int = field(default=0, init=False)
@@ -361,10 +360,10 @@ class TimingWeights:
     def _in_thoughts(self, device: torch.device) -> Tensor:
         """Whether positions are in a scope by thoughts, bool [row, position, 1]."""
         clock, scope = self._clock, self._timing.scope
-        if clock.courses is None or clock.ids is None:
+        if clock.trackers is None or clock.ids is None:
             raise HookError("the model gets no token ids, so thoughts cannot be recognised")
         stage = Stage.THINKING if scope.kind == "thinking" else Stage.ANSWER
-        inside = clock.courses.at(
+        inside = clock.trackers.at(
             stage, clock.ids, clock.folding, clock.start, clock.pads, clock.zeros
         )
         return inside[..., None].to(device) ^ scope.inverted

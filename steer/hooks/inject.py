@@ -12,14 +12,14 @@ from torch import Tensor
 
 from steer.base.errors import ModelError, SiteError, VectorError
 from steer.hooks import ops
-from steer.hooks.acting import Lookout, changed, is_behind_attention
+from steer.hooks.acting import ChangeDetector, changed, is_behind_attention
 from steer.hooks.clock import TokenClock
-from steer.hooks.courses import Courses
 from steer.hooks.gates import prompt_readers, token_gates
 from steer.hooks.hooks import Constants, SiteFunction, before_input, placed
+from steer.hooks.thoughts import ThoughtTrackers
 from steer.models.hookmap import HookMap
 from steer.models.model import Model
-from steer.steering.plan import Addition, Along, SitePlan, plan
+from steer.steering.plan import Addition, ProjectionEdit, SitePlan, plan
 from steer.steering.scope import CONSTANT
 from steer.steering.steers import ALWAYS, Steer
 from steer.steering.tokens import FIRST_ID
@@ -71,7 +71,7 @@ def site_functions(
     if any(steer.scope.by_thoughts for steer in steers):
         check_thoughts(model, steers)
         assert model.thoughts is not None
-        clock.courses = Courses(model.thoughts, partial(_shown, model))
+        clock.trackers = ThoughtTrackers(model.thoughts, partial(_shown, model))
     check_writes(steers, model.hooks)
     plans = plan(steers, lambda: write_sites(model.hooks))
     check_size(plans, model.network.dtype)
@@ -234,8 +234,8 @@ def _edit(site_plan: SitePlan, clock: TokenClock, *, only_writing: bool) -> Site
     Each part compares its input and output (`steer.hooks.acting`) until it has changed every row.
     """
 
-    def lookout(*steers: Steer) -> Lookout:
-        return Lookout(clock, steers, only_writing=only_writing)
+    def lookout(*steers: Steer) -> ChangeDetector:
+        return ChangeDetector(clock, steers, only_writing=only_writing)
 
     constant = site_plan.adds.get(ALWAYS)
     n_edits = len(site_plan.adds) + len(site_plan.kept) + len(site_plan.others)
@@ -272,14 +272,14 @@ def _edit(site_plan: SitePlan, clock: TokenClock, *, only_writing: bool) -> Site
     return _cast(edit)
 
 
-def _compared(before: Tensor, after: Tensor, look: Lookout, dtype: torch.dtype) -> Tensor:
+def _compared(before: Tensor, after: Tensor, look: ChangeDetector, dtype: torch.dtype) -> Tensor:
     """`after`; records its difference from `before` if that is still needed."""
     if look.is_needed and after is not before:
         look.compare(before, after, dtype)
     return after
 
 
-def _kept(h: Tensor, adds: Sequence[tuple[Addend, Lookout]], dtype: torch.dtype) -> Tensor:
+def _kept(h: Tensor, adds: Sequence[tuple[Addend, ChangeDetector]], dtype: torch.dtype) -> Tensor:
     """Additions that keep the length of each activation. Only changes that remain after rescaling
     count: an addition along the activation itself does nothing."""
     edited, changes = h, []
@@ -297,7 +297,7 @@ def _kept(h: Tensor, adds: Sequence[tuple[Addend, Lookout]], dtype: torch.dtype)
     return edited
 
 
-def _cast(edit: Edit, look: Lookout | None = None) -> SiteFunction:
+def _cast(edit: Edit, look: ChangeDetector | None = None) -> SiteFunction:
     """`edit`, which computes in float32, for activations of any dtype. look: if it has one part."""
 
     def function(resid: Tensor) -> Tensor | None:
@@ -313,7 +313,7 @@ def _cast(edit: Edit, look: Lookout | None = None) -> SiteFunction:
     return function
 
 
-def _constant(addition: Addition, look: Lookout) -> SiteFunction:
+def _constant(addition: Addition, look: ChangeDetector) -> SiteFunction:
     """The most common edit, a vector added everywhere, without any overhead."""
     beside = Constants([addition.delta]).beside
     delta: Tensor | None = None
@@ -349,7 +349,7 @@ def _addition(addition: Addition, weigh: TimingWeights) -> Addend:
     return add
 
 
-def _move(along: Along, weigh: TimingWeights) -> Edit:
+def _move(along: ProjectionEdit, weigh: TimingWeights) -> Edit:
     """An op along a direction with its weight."""
     beside = Constants([along.direction]).beside
     edit, level, coefficient = along.op.edit, along.level, along.coefficient

@@ -75,7 +75,7 @@ def pack(
     """
     keys = [np.asarray(reading.ids, ">u8").tobytes() for reading in readings]
     rows: list[PackedRow] = []
-    row = _Growing([], [], 0)
+    row = _OpenRow([], [], 0)
     for index in sorted(range(len(keys)), key=keys.__getitem__):
         length = len(keys[index]) // 8
         shared = 0
@@ -88,7 +88,7 @@ def pack(
         if not joins:
             if row.readings:
                 rows.append(row.done())
-            row, shared, new = _Growing([], [], 0), 0, length
+            row, shared, new = _OpenRow([], [], 0), 0, length
         row.readings.append(index)
         row.shared.append(shared)
         row.length = new
@@ -100,7 +100,7 @@ def pack(
 
 
 @dataclass(slots=True)
-class _Growing:
+class _OpenRow:
     readings: list[int]
     shared: list[int]
     length: int

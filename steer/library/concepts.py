@@ -24,7 +24,7 @@ from steer.concepts.pack import Pack
 from steer.concepts.profile import Profile, Profiler
 from steer.concepts.questions import Questions
 from steer.concepts.settings import QUICK, make_settings
-from steer.concepts.words import understood
+from steer.concepts.words import interpret
 from steer.concepts.writing import write_contrast_set
 from steer.library.data import Data, text_list
 from steer.library.models import Model
@@ -78,7 +78,7 @@ def from_words(
             useful effect (see allow_weak).
     """
     check_phrase(phrase)
-    concept = understood(word, against, name=name).concept
+    concept = interpret(word, against, name=name).concept
     settings = make_settings(
         method,
         options,
@@ -133,7 +133,7 @@ def write_contrasts(
 
     pairs = write_contrast_set(
         answerer,
-        understood(word, against).concept,
+        interpret(word, against).concept,
         n,
         chat=model.inner.template.exists if chat is None else chat,
         phrase=phrase,

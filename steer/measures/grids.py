@@ -267,7 +267,7 @@ def pilot(grid: Grid) -> Grid | None:
     )
 
 
-def promising(scores: Scores, max_kl: float) -> list[int]:
+def promising_rows(scores: Scores, max_kl: float) -> list[int]:
     """Indices of the rows that may hold the choice, judged by `reach`, in order; all rows if none
     has an effect within the budget."""
     reached = reach(*scores.looks(), max_kl)

@@ -55,13 +55,13 @@ def _figure(**settings: Any) -> Any:
     """A figure of matplotlib's that a notebook shows, whatever backend it has."""
     from matplotlib.figure import Figure
 
-    class Shown(Figure):
+    class PngFigure(Figure):
         def _repr_png_(self) -> bytes:
             file = io.BytesIO()
             self.savefig(file, format="png", dpi=100)
             return file.getvalue()
 
-    return Shown(**settings)
+    return PngFigure(**settings)
 
 
 def figure(sweep: dict[str, Any]) -> Any:

@@ -47,7 +47,7 @@ def build(
     """The application, without `SteeringMiddleware`. created: the time of its start. folder: where
     vectors made on the page are saved; None does not make any."""
     app = FastAPI(title="steer", openapi_url=None, docs_url=None, redoc_url=None)
-    service = Service(model, batcher, library, limits.Preparing())
+    service = Service(model, batcher, library, limits.TimedThreads())
     served = service.served
 
     @app.exception_handler(RequestError)

@@ -29,7 +29,7 @@ from steer.serving import limits
 from steer.serving.errors import RequestError, request_error
 from steer.serving.library import Steering
 from steer.serving.metrics import Metrics
-from steer.serving.responses import End, Piece, Token
+from steer.serving.responses import ChoiceEnd, Piece, Token
 from steer.steering.generation import Finish, Row, Sampling
 
 #: The most rows that run together. A text has one, or more if it is guided or its cost measured.
@@ -51,7 +51,7 @@ _FINISH: dict[Finish, Literal["stop", "length"]] = {
     "guard": "stop",
     "length": "length",
 }
-Event = Piece | End
+Event = Piece | ChoiceEnd
 #: Called by other work on the model, to generate tokens in between.
 Between = Callable[[], None]
 Result = TypeVar("Result")
@@ -202,7 +202,7 @@ class _Text:
         if piece or self._n_reported < min(n_tokens, len(self._tokens)):
             self._emit(piece, n_tokens)
         self.job.events.append(
-            End(
+            ChoiceEnd(
                 self.index,
                 _FINISH[generation.finish],
                 generation.n_tokens,
@@ -435,7 +435,7 @@ class Batcher:
 
     def _count(self, text: _Text) -> None:
         order, end = text.job.order, text.job.events[-1]
-        assert isinstance(end, End)
+        assert isinstance(end, ChoiceEnd)
         self._metrics.add("steer_prompt_tokens_total", len(text.continuation.prompt))
         self._metrics.add("steer_generated_tokens_total", end.n_tokens)
         self._metrics.add("steer_steered_texts_total", bool(order.steering.steers))

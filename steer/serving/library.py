@@ -108,7 +108,7 @@ class SteerObject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "/".join([text, *(part for part in (self.scope, self.schedule) if part)])
 
 
-class Fields(msgspec.Struct, frozen=True):
+class SteeringFields(msgspec.Struct, frozen=True):
     """The fields of steering in a body."""
 
     steer: (
@@ -208,7 +208,7 @@ class Library:
             RequestError: they are invalid, or name something unknown.
         """
         try:
-            parsed = msgspec.convert(dict(fields), Fields)
+            parsed = msgspec.convert(dict(fields), SteeringFields)
         except msgspec.ValidationError as error:
             name = next((field for field in FIELDS if f"$.{field}" in str(error)), "steer")
             raise RequestError(f"{name}: {error}", param=name, code="bad_steer") from None
@@ -243,7 +243,9 @@ class Library:
             self.allow_idle if parsed.allow_idle is None else parsed.allow_idle,
         )
 
-    def _steers(self, parsed: Fields, alias: str | None) -> tuple[list[Steer], Mapping[str, Any]]:
+    def _steers(
+        self, parsed: SteeringFields, alias: str | None
+    ) -> tuple[list[Steer], Mapping[str, Any]]:
         if parsed.steer is None:
             if alias in self.recipes:
                 return list(self.recipes[alias].steers), self.recipes[alias].settings
@@ -600,7 +602,7 @@ def _several(value: Any) -> Sequence[Any]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _guides(parsed: Fields) -> list[Guide]:
+def _guides(parsed: SteeringFields) -> list[Guide]:
     """Conditions with their strengths: by default 1, one for all, or one for each.
 
     Raises:

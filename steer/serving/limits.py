@@ -35,11 +35,11 @@ HEAD_SECONDS, BODY_SECONDS, SEND_SECONDS = 10.0, 60.0, 60.0
 PREPARE_SECONDS = 10.0
 
 
-class _TookTooLong(BaseException):
+class _Timeout(BaseException):
     """Raised in a thread by the thread that waits for it."""
 
 
-class Preparing:
+class TimedThreads:
     """Threads for work that would block the event loop and may never end, such as a chat template
     with an infinite loop."""
 
@@ -64,7 +64,7 @@ class Preparing:
             task.interrupt()
         try:
             return future.result()  # type: ignore[return-value]
-        except _TookTooLong:
+        except _Timeout:
             raise RequestError(
                 f"{activity} takes more than {seconds:g} seconds", code="timeout"
             ) from None
@@ -94,5 +94,5 @@ class _Task:
         with self._lock:
             if self._thread is not None:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(self._thread), ctypes.py_object(_TookTooLong)
+                    ctypes.c_ulong(self._thread), ctypes.py_object(_Timeout)
                 )

@@ -29,7 +29,7 @@ from steer.base.files import safe_name
 from steer.base.progress import Advance, Picture, Progress
 from steer.concepts.make import make
 from steer.concepts.settings import QUICK, MakeSettings
-from steer.concepts.words import understood
+from steer.concepts.words import interpret
 from steer.contrasts import contrast_files
 from steer.contrasts.contrasts import ContrastSource
 from steer.contrasts.frame import Frame
@@ -44,7 +44,7 @@ from steer.serving.errors import RequestError
 from steer.serving.library import Library, describe
 from steer.vectors import store
 from steer.vectors.vector import SteeringVector
-from steer.workers import InProcess
+from steer.workers import LocalWorker
 
 VECTORS, SAVE = "/page/vectors", "/page/save"
 #: Pairs, and characters in all of them.
@@ -65,7 +65,7 @@ class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     negative: _Text
 
 
-class Making(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MakeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /page/vectors: from pairs, or from a word, alone or against another one. chat: each text
     of a pair is what a user says, in the chat template."""
 
@@ -77,7 +77,7 @@ class Making(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chat: bool = False
 
 
-class Saving(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SaveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /page/save."""
 
     name: _Name
@@ -98,7 +98,7 @@ class Workshop:
         Raises:
             RequestError: it is not asked for rightly.
         """
-        parsed = _read(body, Making)
+        parsed = _read(body, MakeRequest)
         self._check_name(parsed.name)
         if (parsed.pairs is None) == (parsed.word is None) or (parsed.against and not parsed.word):
             raise RequestError("name pairs, or a word and perhaps another one", param="pairs")
@@ -109,7 +109,7 @@ class Workshop:
             raise RequestError(_said(error), param=param) from None
         return self._events(parsed.name, work)
 
-    def _from_pairs(self, parsed: Making) -> Work:
+    def _from_pairs(self, parsed: MakeRequest) -> Work:
         """The work of making a vector from pairs.
 
         Raises:
@@ -128,19 +128,19 @@ class Workshop:
         fit = FitSettings(name=parsed.name, description=parsed.description)
 
         def work(progress: Progress) -> tuple[SteeringVector, dict[str, Any]]:
-            workers = InProcess(self.model)
+            workers = LocalWorker(self.model)
             done = extract(workers, contrasts, ReadSettings(), fit, progress=progress)
             return done.best.sealed(), {"warnings": warnings(done.best.metadata)}
 
         return work
 
-    def _from_words(self, parsed: Making) -> Work:
+    def _from_words(self, parsed: MakeRequest) -> Work:
         """The work of making a vector from words.
 
         Raises:
             SteerError: the words name no concept.
         """
-        concept = understood(parsed.word or "", parsed.against, name=parsed.name).concept
+        concept = interpret(parsed.word or "", parsed.against, name=parsed.name).concept
         if parsed.description:
             concept = replace(concept, description=parsed.description)
 
@@ -192,7 +192,7 @@ class Workshop:
         Raises:
             RequestError: there is none of that name, or the file cannot be written.
         """
-        name = _read(body, Saving).name
+        name = _read(body, SaveRequest).name
         if name not in self.library.unsaved:
             raise RequestError(f"no vector {name!r} was made here and not saved", param="name")
         path = self.folder / f"{name}{store.SUFFIX}"

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from steer import __version__
 from steer.serving.batching import Event
 from steer.serving.errors import RequestError
-from steer.serving.responses import End, Token, choice_steering
+from steer.serving.responses import ChoiceEnd, Token, choice_steering
 from steer.serving.service import BODY, LOG, STEERING, Service, Work, collected, lines
 
 _Json = dict[str, Any]
@@ -125,7 +125,7 @@ async def _answered(request: Request, service: Service, body: _Json, field: str)
     began, n_prompt = time.monotonic(), sum(map(len, work.prompts))
     watched = [str(readout) for readout in steering.watched]
 
-    def as_json(text: str, tokens: Sequence[Token], end: End | None) -> _Json:
+    def as_json(text: str, tokens: Sequence[Token], end: ChoiceEnd | None) -> _Json:
         content: _Json = {"response": text}
         if field == "message":
             content = {"message": {"role": "assistant", "content": text}}
@@ -146,7 +146,7 @@ async def _answered(request: Request, service: Service, body: _Json, field: str)
         }
 
     def line(event: Event) -> str:
-        if isinstance(event, End):
+        if isinstance(event, ChoiceEnd):
             return json.dumps(as_json("", (), event)) + "\n"
         return json.dumps(as_json(event.text, event.tokens, None)) + "\n"
 
@@ -154,8 +154,8 @@ async def _answered(request: Request, service: Service, body: _Json, field: str)
         stream = lines(job, line, _error_line, log, n_prompt)
         return StreamingResponse(stream, media_type="application/x-ndjson")
     events = await collected(request, job)
-    pieces = [event for event in events if not isinstance(event, End)]
-    (end,) = (event for event in events if isinstance(event, End))
+    pieces = [event for event in events if not isinstance(event, ChoiceEnd)]
+    (end,) = (event for event in events if isinstance(event, ChoiceEnd))
     log.append(f"{n_prompt}+{end.n_tokens} tokens")
     tokens = [token for piece in pieces for token in piece.tokens]
     return JSONResponse(as_json("".join(piece.text for piece in pieces), tokens, end))

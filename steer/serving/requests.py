@@ -32,7 +32,7 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     continuous_usage_stats: Literal[False] | None = None
 
 
-class Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class CommonFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The fields of both kinds of request; None is the default, and max_tokens -1 as many as there
     is room for. n_predict: llama.cpp's name of max_tokens. return_token_ids: as in vLLM, give each
     choice `token_ids`; log-probabilities get ids too."""
@@ -62,7 +62,7 @@ class Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return self.n_predict if self.max_tokens is None else self.max_tokens
 
 
-class Completion(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Completion(CommonFields, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """POST /v1/completions. logprobs: the number of likeliest tokens to report, besides the sampled
     one. echo: return the prompt and its log-probabilities before the text."""
 
@@ -128,7 +128,7 @@ class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "\n".join(part.text for part in self.content)
 
 
-class Chat(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Chat(CommonFields, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """POST /v1/chat/completions."""
 
     messages: Annotated[tuple[Turn, ...], Meta(min_length=1, max_length=2_000)]

@@ -22,7 +22,7 @@ from steer.serving.batching import Batcher, Event, Job, Order
 from steer.serving.errors import RequestError
 from steer.serving.library import Library, Steering
 from steer.serving.messages import render
-from steer.serving.responses import Answer, End
+from steer.serving.responses import Answer, ChoiceEnd
 from steer.steering.generation import Guide, Row, Sampling
 from steer.steering.readers import check_readers
 from steer.steering.tokens import LearnedToken, mark, marked_names, separate
@@ -59,7 +59,7 @@ class Service:
     """The state that the routes share."""
 
     def __init__(
-        self, model: Model, batcher: Batcher, library: Library, preparing: limits.Preparing
+        self, model: Model, batcher: Batcher, library: Library, preparing: limits.TimedThreads
     ) -> None:
         self.model, self.batcher, self.library = model, batcher, library
         self._preparing = preparing
@@ -396,7 +396,7 @@ async def lines(
     try:
         async with aclosing(job.stream()) as events:
             async for event in events:
-                n_new += event.n_tokens if isinstance(event, End) else 0
+                n_new += event.n_tokens if isinstance(event, ChoiceEnd) else 0
                 yield tell(event)
     except RequestError as refusal:
         yield refused(refusal)

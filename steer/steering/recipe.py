@@ -35,7 +35,7 @@ from steer.base.files import read_bytes, read_typed
 from steer.base.toml import load_toml
 from steer.contrasts.records import decoded
 from steer.steering.generation import Sampling
-from steer.steering.named import NamedSteer, behind, condition_with_path, with_paths
+from steer.steering.named import NamedSteer, condition_with_path, gated, with_paths
 from steer.vectors.record import Record
 from steer.vectors.sites import listed
 
@@ -269,7 +269,7 @@ def _with_own_steers(
     try:
         steers = [*included, *(with_paths(steer, beside) for steer in _own_steers(file, path))]
         when = None if file.when is None else condition_with_path(file.when, beside)
-        return behind(steers, when, "when")
+        return gated(steers, when, "when")
     except UsageError as error:
         raise InputError(f"{path}: {error}", hint=error.hint) from None
 
