@@ -76,7 +76,8 @@ def test_a_suite_takes_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = suites.Settings(("pca",), samples=40, max_tokens=50)
     notes: list[str] = []
     short, every = (
-        suites._within(time, tiny.model("llama"), 3, settings, notes.append) for time in (1, 1e7)
+        suites._fit_to_time(time, tiny.model("llama"), 3, settings, notes.append)
+        for time in (1, 1e7)
     )
     assert every == settings and "all of it" in notes[1]
     assert (short.samples, short.max_tokens) == (8, 16)

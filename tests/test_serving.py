@@ -30,7 +30,7 @@ from steer.serving import limits, requests, vllm_server
 from steer.serving.batching import Batcher, Order
 from steer.serving.connections import Connection
 from steer.serving.errors import RequestError
-from steer.serving.library import LARGEST, Library, Steering, fitting, read_library
+from steer.serving.library import LARGEST, Library, Steering, for_model, read_library
 from steer.serving.limits import MAX_BODY
 from steer.serving.messages import render
 from steer.serving.middleware import Access, SteeringMiddleware
@@ -72,7 +72,7 @@ def test_a_steer_means_what_v_means() -> None:
         Steer(wild, coefficient, (2,), op=Operation("clamp", "pos")),
     ]
     assert steers(None) == steers([]) == []
-    specs = [LIBRARY.as_asked(steer) for steer in steers(requests)]
+    specs = [LIBRARY.as_request(steer) for steer in steers(requests)]
     assert steers(specs) == steers(requests)
 
 
@@ -224,17 +224,17 @@ def test_a_key_is_needed_and_json_is_asked_for() -> None:
 def test_what_vllm_gets_cannot_be_forged() -> None:
     library = Library({"calm": tiny.vector(tiny.model("llama"), layers=(1,))})
     steering = library.steering({"steer": [{"vector": "calm"}]})
-    request_body = vllm_server.handed_on({"prompt": "a"}, steering, library)
+    request_body = vllm_server.vllm_body({"prompt": "a"}, steering, library)
     assert json.loads(request_body["vllm_xargs"]["steer"])[0]["vector"] == "calm"
-    plain = vllm_server.handed_on({"prompt": "a"}, Steering(), library)
+    plain = vllm_server.vllm_body({"prompt": "a"}, Steering(), library)
     assert plain == {"prompt": "a"}
     # A client's own salt neither meets that of steers nor parts from itself.
     salts = [request_body["cache_salt"]]
     for salt in (request_body["cache_salt"], request_body["vllm_xargs"]["steer"], "s"):
         for requested in (Steering(), steering):
             body = {"cache_salt": salt, "vllm_xargs": {"kept": 1}}
-            again = vllm_server.handed_on(dict(body), requested, library)
-            assert again == vllm_server.handed_on(dict(body), requested, library)
+            again = vllm_server.vllm_body(dict(body), requested, library)
+            assert again == vllm_server.vllm_body(dict(body), requested, library)
             assert again["vllm_xargs"]["kept"] == 1
             salts.append(again["cache_salt"])
     assert len(set(salts)) == len(salts)
@@ -247,7 +247,7 @@ def test_what_vllm_gets_cannot_be_forged() -> None:
         {"use_beam_search": True},
     ):
         with pytest.raises(RequestError):
-            vllm_server.handed_on(body, steering, library)
+            vllm_server.vllm_body(body, steering, library)
 
 
 def test_what_vllm_cannot_do_is_an_error_of_the_request() -> None:
@@ -263,7 +263,7 @@ def test_what_vllm_cannot_do_is_an_error_of_the_request() -> None:
         {"cost": True},
     ):
         with pytest.raises(RequestError):
-            vllm_server.handed_on({}, library.steering(requested), library)
+            vllm_server.vllm_body({}, library.steering(requested), library)
     assert vllm_server.shape(library).layers == (1,)
     assert vllm_server.arguments({"a_b": True, "c": False, "d": {"e": 1}, "f": 2}) == [
         "--a-b", "--no-c", "--d", '{"e": 1}', "--f", "2",
@@ -323,7 +323,7 @@ def test_vllm_gets_the_template_arguments_of_vectors() -> None:
 
     def body_of(body: dict[str, Any], typed: list[str]) -> Any:
         template = parse_settings(typed, None)
-        handed = vllm_server.handed_on({"messages": []} | body, steering, library, template)
+        handed = vllm_server.vllm_body({"messages": []} | body, steering, library, template)
         return handed.get("chat_template_kwargs")
 
     assert body_of({}, []) == {"a": 1}
@@ -343,13 +343,13 @@ def test_a_folder_is_read_once_and_only_what_fits_is_served(tmp_path: Path) -> N
     library, notes = read_library(tmp_path)
     assert sorted(library.vectors) == ["mine", "other"]
     assert len(notes) == 2
-    fits, more = fitting(library, model.identity)
+    fits, more = for_model(library, model.identity)
     assert list(fits.vectors) == ["mine"]
     assert "other is left out" in more[0]
     with pytest.raises(SteerError, match="no folder"):
         read_library(tmp_path / "nowhere")
     with pytest.raises(VectorError, match="no vector"):
-        fitting(Library({"other": make_vector()}), model.identity)
+        for_model(Library({"other": make_vector()}), model.identity)
 
 
 def test_nobody_waits_for_a_client_that_has_left() -> None:

@@ -335,14 +335,14 @@ class _Run:
         guarded: bool = True,
         on_text: Callable[[str], None] | None = None,
     ) -> Iterator[Generation]:
-        from steer.generate.prompts import as_given, generate_from
+        from steer.generate.prompts import generate_from, with_own_prompts
 
         if self.engine is not None:
             texts = self.prompts
             if self.chat:
                 texts = [self.model.chat(prompt, self.system) for prompt in texts]
             generations = iter(self.engine(texts, steers, not self.chat, self.allow_idle))
-            return as_given(generations, self.prompts, self.sampling)
+            return with_own_prompts(generations, self.prompts, self.sampling)
         return generate_from(
             self.model,
             self.prompts,

@@ -76,7 +76,7 @@ def write(
     path = out or Path(f"{interpreted.concept.name}.jsonl")
     check_writable(path, force=force)
     typed = from_words.read_questions(questions)
-    divided = None if typed is None else Questions.divided(typed)
+    question_sets = None if typed is None else Questions.split(typed)
     output.note(f"interpret {interpreted.note}")
     answerer, is_chat, described = (
         _teacher(judge_model, judge_url, seed, max_tokens)
@@ -86,7 +86,7 @@ def write(
     from steer.concepts.writing import write_contrast_set
 
     pairs = write_contrast_set(
-        answerer, interpreted.concept, n, chat=is_chat, phrase=phrase, questions=divided
+        answerer, interpreted.concept, n, chat=is_chat, phrase=phrase, questions=question_sets
     )
     records = [pair.record() for pair in pairs]
     lines = "".join(json_lines.dumps(record, ensure_ascii=False) + "\n" for record in records)

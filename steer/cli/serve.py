@@ -178,7 +178,7 @@ def run(
     model = options.load_identity(source) if engine else options.load_model(source)
     identity = model.identity
     runs_on = f"{identity.id} · {engine}" if engine else model.describe()
-    library, more = libraries.fitting(
+    library, more = libraries.for_model(
         library, identity, allow_other_model=allow_other_model, may_be_empty=empty
     )
     for text in [*notes, *more]:

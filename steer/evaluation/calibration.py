@@ -31,7 +31,7 @@ from steer.evaluation.shift import lies_at
 from steer.evaluation.written import GeneratedText, TextSettings, write_together
 from steer.extraction import ReadSettings, extract
 from steer.fitting.fitting import FitSettings
-from steer.generate.strength import divided, is_coherent, middle_layers, strongest
+from steer.generate.strength import coefficients_at, is_coherent, middle_layers, strongest
 from steer.measures.formulas import distinct
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
@@ -211,7 +211,7 @@ class _AnswerSets:
             tuple(questions), before, chat=True, samples=len(questions), max_tokens=max_tokens
         )
         scope = usual_scope(vector.metadata)
-        self.coefficients = divided(vector, strengths, layers)
+        self.coefficients = coefficients_at(vector, strengths, layers)
         self.steers = [
             Steer(vector, Coefficient(coefficient), layers, scope)
             for coefficient in self.coefficients

@@ -51,7 +51,7 @@ from steer.measures.grids import (
     Scores,
     default_coefficients,
     finer,
-    joined,
+    join_scores,
 )
 from steer.measures.measure import Measure
 from steer.measures.registry import measures
@@ -446,7 +446,7 @@ def _strongest_cell(
     more = finer(grid, scores, budget.kl)
     if more is not None:
         more, second = _score(on, more, budget)
-        grid, scores = Grid(grid.rows + more.rows), joined(scores, second)
+        grid, scores = Grid(grid.rows + more.rows), join_scores(scores, second)
     _, tried = decide(on, grid, scores, budget, looking(on, grid, writing))
     if tried is None or tried.extra_nats.value > budget.nats:
         return None

@@ -62,7 +62,7 @@ from steer.measures.grids import (
     Scores,
     default_coefficients,
     finer,
-    joined,
+    join_scores,
     pilot,
     promising_rows,
     thinned,
@@ -279,7 +279,7 @@ def sweep(
         more = finer(grid, scores, limits.kl) if limits.rule == "budget" else None
         if more is not None:
             more, second = steps.scored(more, limit)
-            grid, scores = Grid(grid.rows + more.rows), joined(scores, second)
+            grid, scores = Grid(grid.rows + more.rows), join_scores(scores, second)
         with progress("holding the choice against random directions", 100) as advance:
             done = 0.0
 

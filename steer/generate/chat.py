@@ -200,7 +200,7 @@ class Chat:
             allow_other_model=self._allow_other_model,
         )
         in_chat = self.conversation.has_template
-        self.warnings += self.conversation.doubts(steers)
+        self.warnings += self.conversation.reader_warnings(steers)
         if in_chat:
             reads = {
                 vector.name: vector.metadata.read for steer in steers for vector in steer.vectors

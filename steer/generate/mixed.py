@@ -1,4 +1,4 @@
-"""Texts under steers of their own, written in one batch: each row is what it is alone."""
+"""Generate texts under different steers in one batch; each gets the same tokens as on its own."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class _MixedBatch:
                 pad_token_id=model.pad_id,
                 **batch.parts(width),
             )
-        batch.sound.check(model)
+        batch.nan_detector.check(model)
         return list(output[:, width:].tolist())
 
     @contextmanager

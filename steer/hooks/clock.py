@@ -24,8 +24,8 @@ _FOREVER = 1 << 62
 
 
 class UncountedError(HookError):
-    """A model carries a state in place of a key-value cache, which does not tell how many tokens it
-    has seen."""
+    """A model has a recurrent state instead of a key-value cache, and the state does not give the
+    number of earlier tokens."""
 
 
 @dataclass
@@ -62,8 +62,7 @@ class TokenClock:
 
     starts: for whole texts that are padded on the right, the column of each one's first response
     token; prompt_length is then unused. folding: where their tokens are, if they run in packed
-    rows; everything else counts by texts. Texts share no token that has another weight in another
-    text.
+    rows; everything else is by texts. Texts only share tokens that have the same weight in each.
 
     Rows of the same prompt (its samples or beams) are adjacent, so that values of a prompt hold for
     them however beams are reordered.
@@ -112,10 +111,10 @@ class TokenClock:
                 "the model gets neither token ids nor embeddings, to count positions by"
             )
         width = tokens.shape[1]
-        cache = _carried(self._cache_name, args, keywords)
+        cache = _argument(self._cache_name, args, keywords)
         if cache is None and (name := _cache_name(args, keywords)) is not None:
             self._cache_name = name
-            cache = _carried(name, args, keywords)
+            cache = _argument(name, args, keywords)
         mask = keywords.get("attention_mask")
         total = mask.shape[1] if isinstance(mask, Tensor) and mask.ndim == 2 else None
         before = 0 if cache is None else _length(cache)
@@ -228,7 +227,7 @@ class TokenClock:
         """The first step at which each row was changed at a position that matters, int64 [row].
 
         changes: bool [row, position] of this forward, with beams adjacent. only_writing: only
-        positions that predict a token matter. n_before: the number of earlier looks, which counts
+        positions that predict a token matter. n_before: the number of earlier calls, which counts
         steps if the clock does not tick.
         """
         changes = self._of_texts(changes)
@@ -257,7 +256,8 @@ class TokenClock:
         return self._of_prompts(torch.where(changes, steps, NEVER).amin(1))
 
     def _of_texts(self, values: Tensor) -> Tensor:
-        """Values [row, position, ...] of a forward, by texts where they run in packed rows."""
+        """Values [row, position, ...] of a forward as values of texts, if they run in packed
+        rows."""
         return values if self.folding is None else self.folding.unfolded(values)
 
     def _of_prompts(self, first: Tensor) -> Tensor:
@@ -274,7 +274,7 @@ class TokenClock:
 
 
 class TimingWeights:
-    """The weights of one timing. They are computed once per forward and shared by all sites; once
+    """The weights of one timing. They are computed once per forward and shared by all sites. Once
     they cannot change any more, usually after the prompt, later forwards share them too."""
 
     def __init__(self, clock: TokenClock, timing: Timing) -> None:
@@ -399,7 +399,7 @@ def continues(args: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
     name = _cache_name(args, keywords)
     if name is None:
         return False
-    length = _length(_carried(name, args, keywords))
+    length = _length(_argument(name, args, keywords))
     if length is not None:
         return length > 0
     tokens, mask = tokens_of(args, keywords), keywords.get("attention_mask")
@@ -408,7 +408,7 @@ def continues(args: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
     return bool(mask.shape[1] > tokens.shape[1])
 
 
-def _carried(name: str | int | None, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+def _argument(name: str | int | None, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
     """The argument with this name or position; None if there is none."""
     if name is None:
         return None

@@ -1,4 +1,4 @@
-"""Where each row of a forward is beside its thoughts (`steer.models.thoughts`)."""
+"""Follow which positions of each row belong to thoughts, and which to the answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TAIL = 24
 class ThoughtTrackers:
     """Follows the tokens of all rows through the forwards of a generation, or through whole texts.
 
-    tokens: gives tokens as the tokenizer shows them.
+    tokens: gives the texts of tokens, as the tokenizer shows them.
     """
 
     def __init__(self, thoughts: Thoughts, tokens: Callable[[list[int]], list[str]]) -> None:

@@ -86,7 +86,7 @@ def recorded_trunks(model: Model) -> Iterator[dict[int, Trunk]]:
 
 @contextmanager
 def replayed(model: Model, trunk: Trunk | None, times: int = 1) -> Iterator[None]:
-    """Forwards in the block start from the trunk, with all its rows repeated `times` times."""
+    """Within the block, forwards start from the trunk, with all its rows repeated `times` times."""
     if trunk is None:
         yield
         return
@@ -99,11 +99,11 @@ def replayed(model: Model, trunk: Trunk | None, times: int = 1) -> Iterator[None
 
 @contextmanager
 def last_mlp_at(model: Model, where: Tensor) -> Iterator[None]:
-    """The last block's MLP runs only at some positions, and gives 0 elsewhere. where: int64 [n],
-    indices into the forward's rows one after another."""
+    """Within the block, the last layer's MLP runs at some positions only, and gives 0 elsewhere.
+    where: int64 [n], indices of positions in the concatenated rows of the forward."""
     last = model.n_layers - 1
     place = model.hooks.places.get(Site(last, "mlp_out"))
-    # A router inside would see some positions only, and steers count all.
+    # A router inside would only see some positions, but steers count all.
     has_router = Site(last, "router") in model.hooks.places
     if place is None or place.side != "output" or has_router:
         yield
@@ -126,12 +126,12 @@ def last_mlp_at(model: Model, where: Tensor) -> Iterator[None]:
 
 
 def takes_trunks(model: Model) -> bool:
-    """Whether this model gives the same logits from a trunk; found by a test."""
+    """Whether this model gives the same logits from a trunk; tested once."""
     return _passes(model, _same_from_trunks)
 
 
 def can_restrict_last_mlp(model: Model) -> bool:
-    """Whether this model gives the same logits with `last_mlp_at`; found by a test."""
+    """Whether this model gives the same logits with `last_mlp_at`; tested once."""
     return _passes(model, _same_at_positions)
 
 

@@ -137,7 +137,7 @@ def write_contrasts(
         n,
         chat=model.inner.template.exists if chat is None else chat,
         phrase=phrase,
-        questions=None if questions is None else Questions.divided(text_list(questions)),
+        questions=None if questions is None else Questions.split(text_list(questions)),
     )
     return [pair.record() for pair in pairs]
 
@@ -185,7 +185,7 @@ def build_pack(
     elif isinstance(pack, Pack):
         loaded = pack
     else:
-        loaded = packs.of(list(pack))
+        loaded = packs.pack_of(list(pack))
     if only:
         loaded = loaded.only(only)
     settings = make_settings(

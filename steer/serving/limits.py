@@ -36,12 +36,12 @@ PREPARE_SECONDS = 10.0
 
 
 class _Timeout(BaseException):
-    """Raised in a thread by the thread that waits for it."""
+    """Raised in a thread whose time is up, by the thread that waits for it."""
 
 
 class TimedThreads:
-    """Threads for work that would block the event loop and may never end, such as a chat template
-    with an infinite loop."""
+    """A pool of threads with a time limit, for work that would block the event loop and may never
+    end, such as a chat template with an infinite loop."""
 
     def __init__(self, n_threads: int = 2) -> None:
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="prepare")
@@ -49,10 +49,10 @@ class TimedThreads:
     async def run(
         self, function: Callable[[], Result], activity: str, seconds: float | None = None
     ) -> Result:
-        """Run `function` and return its result.
+        """Run `function` and return its result. activity: its name for the message.
 
         Raises:
-            RequestError: it takes too long. what: its name for the message.
+            RequestError: it takes too long.
         """
         seconds = PREPARE_SECONDS if seconds is None else seconds
         task = _Task(function)

@@ -171,7 +171,7 @@ class Detokenize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 Kind = TypeVar("Kind", Completion, Chat, Tokenize, Detokenize)
 
 #: Fields that change no text: about the user, billing, caching or reports.
-_ASIDE = frozenset(
+_IGNORED = frozenset(
     [
         "user",
         "metadata",
@@ -194,7 +194,7 @@ _ASIDE = frozenset(
     ]
 )
 #: Unsupported fields, and the values that are allowed because they change nothing; None always is.
-_NOTHING: dict[str, tuple[Any, ...]] = {
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "repetition_penalty": (1, 0),
@@ -267,12 +267,12 @@ def read(body: Mapping[str, Any], kind: type[Kind], served: str) -> Kind:
     for name, value in body.items():
         if name in known:
             own[name] = value
-        elif name in _NOTHING:
-            if value is not None and not any(_same(value, neutral) for neutral in _NOTHING[name]):
+        elif name in _NEUTRAL:
+            if value is not None and not any(_same(value, neutral) for neutral in _NEUTRAL[name]):
                 raise RequestError(
                     f"this server does not support {name}", param=name, code="unsupported"
                 )
-        elif name not in _ASIDE:
+        elif name not in _IGNORED:
             raise RequestError(f"there is no field {name!r}", param=name, code="unknown_field")
     try:
         request = msgspec.convert(own, kind)

@@ -109,7 +109,7 @@ class Answer:
             choices.append(self._choice(end.choice, content, tokens, end))
         return self._shell("") | {"choices": choices, "usage": self.usage()} | self._steering()
 
-    def opening(self, n_choices: int) -> list[str]:
+    def first_chunks(self, n_choices: int) -> list[str]:
         """The first chunks of a stream."""
         if not self.chat:
             return []
@@ -126,7 +126,7 @@ class Answer:
         content = {"delta": {"content": event.text}} if self.chat else {"text": event.text}
         return self._chunk(self._choice(event.choice, content, event.tokens, None))
 
-    def closing(self, *, usage: bool) -> list[str]:
+    def last_chunks(self, *, usage: bool) -> list[str]:
         """The last chunks of a stream."""
         last = sse(self._shell(".chunk") | {"choices": [], "usage": self.usage()})
         return [*([last] if usage else []), "data: [DONE]\n\n"]

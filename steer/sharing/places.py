@@ -1,4 +1,4 @@
-"""The interface of every place that holds vectors, and the errors of network_errors one."""
+"""The interface of every place where vectors are shared, and its network errors."""
 
 from __future__ import annotations
 
