@@ -155,7 +155,7 @@ def test_the_stream_above_an_edit_is_that_of_the_edited_model(lessons: list[Less
     ridges = []
     for trunks in (True, False):
         regressions = SequentialRegression(model, lessons, (0, 1, 2), response=True)
-        regressions._trunks = trunks
+        regressions._takes_trunks = trunks
         ridges.append(regressions.fit((0, 1, 2), 4, 1e-2))
     x = torch.randn(5, model.identity.d_model)
     for site, affine in ridges[0].items():

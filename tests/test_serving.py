@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from msgspec import structs
 from test_cli import steer
 from test_templates import DATED, NO_SYSTEM, THINKING
 
+import steer as package
 from steer.base.errors import SteerError, VectorError
 from steer.models.loading import load
 from steer.models.model import Model
@@ -626,3 +629,37 @@ def listening() -> Iterator[int]:
         server.should_exit = True
         thread.join()
         at.close()
+
+
+@pytest.mark.parametrize("in_loop", [False, True], ids=["script", "notebook"])
+def test_python_serves_what_the_command_serves(
+    in_loop: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until Ctrl-C, also where an event loop runs already; then the port is free again."""
+    monkeypatch.chdir(tmp_path)
+    seen: list[package.Served] = []
+    listed: list[str] = []
+
+    def up(served: package.Served) -> None:
+        def look() -> None:
+            answer = httpx.get(f"{served.url}/vectors", timeout=60, trust_env=False)
+            listed.extend(vector["id"] for vector in answer.json()["data"])
+            os.kill(os.getpid(), signal.SIGINT)
+
+        seen.append(served)
+        threading.Thread(target=look, daemon=True).start()
+
+    async def cell() -> None:
+        package.serve(package.load("pocket"), port=0, steer="joyful:2@2", on_up=up)
+
+    with pytest.raises(KeyboardInterrupt):
+        if in_loop:
+            asyncio.new_event_loop().run_until_complete(cell())
+        else:
+            package.serve(package.load("pocket"), port=0, steer="joyful:2@2", on_up=up)
+    [served] = seen
+    assert sorted(listed) == list(served.vectors) and "joyful" in listed
+    assert len(served.defaults) == 1 and served.to_dict()["page"] == served.page
+    port = int(served.page.rstrip("/").rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", port)):
+        pass

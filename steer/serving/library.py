@@ -456,7 +456,10 @@ def add_recipes(
 
 
 def set_defaults(
-    library: Library, written: Sequence[NamedSteer], folder: Path, find: Callable[[str], Path]
+    library: Library,
+    defaults: Sequence[NamedSteer | Steer],
+    folder: Path,
+    find: Callable[[str], Path],
 ) -> None:
     """Set the default steers; names are looked up in the server's folder first. Requests can then
     name these vectors too.
@@ -464,7 +467,12 @@ def set_defaults(
     Raises:
         SteerError: as in `steer.steering.named.resolved`.
     """
-    library.defaults = tuple(resolved(written, finder(folder, find)))
+    named = iter(
+        resolved([item for item in defaults if isinstance(item, NamedSteer)], finder(folder, find))
+    )
+    library.defaults = tuple(
+        next(named) if isinstance(item, NamedSteer) else item for item in defaults
+    )
     known = {vector.sha256: vector for vector in library.vectors.values()}
     for vector in (used for steer in library.defaults for used in steer.vectors):
         if vector.sha256 not in known:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import uvicorn
@@ -23,7 +25,7 @@ from steer.serving.middleware import Access, SteeringMiddleware
 _GRACE_SECONDS = 3
 
 
-def serve(
+def run(
     model: Model,
     library: Library,
     at: socket.socket,
@@ -72,8 +74,28 @@ def serve(
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
         try:
-            uvicorn.Server(config).run(sockets=[at])
+            _until_interrupted(uvicorn.Server(config), at)
         except SystemExit:  # uvicorn's way to report that the start failed
             raise HookError(
                 front.failure or "the server does not start", hint="steer doctor -m MODEL says more"
             ) from None
+
+
+def _until_interrupted(server: uvicorn.Server, at: socket.socket) -> None:
+    """Run a server; in a thread, if this one runs an event loop already, as in a notebook.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed; the server has ended.
+        SystemExit: the server does not start.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        server.run(sockets=[at])
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="serve") as pool:
+        future = pool.submit(server.run, sockets=[at])
+        try:
+            future.result()
+        finally:
+            server.should_exit = True

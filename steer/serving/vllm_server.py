@@ -70,7 +70,7 @@ _FORBIDDEN = ("prompt_embeds", "kv_transfer_params", "ec_transfer_params", "use_
 
 
 class VllmMiddleware(SteeringMiddleware):
-    """The middleware of a server that `serve` started; vLLM creates it for `--middleware`."""
+    """The middleware of a server that `run` started; vLLM creates it for `--middleware`."""
 
     def __init__(self, app: Application) -> None:
         files = store.files(Path(os.environ[FOLDER]))
@@ -259,7 +259,7 @@ def shape(library: Library) -> Shape:
     return replace(shape_of(every, n_slots=0), n_along=MOST_OTHER_OPS)
 
 
-def serve(
+def run(
     source: ModelSource,
     library: Library,
     *,
