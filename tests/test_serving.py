@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -654,7 +654,8 @@ def test_python_serves_what_the_command_serves(
 
     with pytest.raises(KeyboardInterrupt):
         if in_loop:
-            asyncio.new_event_loop().run_until_complete(cell())
+            with closing(asyncio.new_event_loop()) as loop:
+                loop.run_until_complete(cell())
         else:
             package.serve(package.load("pocket"), port=0, steer="joyful:2@2", on_up=up)
     [served] = seen

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -90,6 +90,18 @@ class Recipe:
     description: str
     steers: tuple[NamedSteer, ...]
     generation: dict[str, Any]
+
+    def fill(
+        self, settings: Mapping[str, Any], explicit: Collection[str]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Settings with the recipe's own where none is explicit, and the names of the recipe's
+        settings that have no place among them."""
+        filled = {
+            name: value if name in explicit else self.generation.get(name, value)
+            for name, value in settings.items()
+        }
+        unused = [name for name in self.generation if name not in settings and name != "chat"]
+        return filled, unused
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, with the keys of `steer recipe show --json`."""
