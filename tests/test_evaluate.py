@@ -25,6 +25,7 @@ from steer.contrasts.prompts import training_messages
 from steer.distillation.lessons import Conditions
 from steer.evaluation.batches import Part, surprise
 from steer.evaluation.cells import SteeredCell
+from steer.evaluation.choice import CHAT_NATS, PLAIN_NATS
 from steer.evaluation.evaluations import EvaluationRow, measure_rows
 from steer.evaluation.scoring import extra
 from steer.evaluation.task import Task, Variant, n_units, variants
@@ -241,6 +242,20 @@ def test_random_directions_are_as_unsure_as_they_differ() -> None:
     pooled = 30 * both.measures["concept"].value
     assert pooled == pytest.approx(round(pooled))
     assert both.shifts == pytest.approx(np.mean([row.shifts for row in each], 0))
+
+
+@pytest.mark.parametrize(("words", "nats"), [((), PLAIN_NATS), (("--chat",), CHAT_NATS)])
+def test_answers_in_a_chat_may_cost_more(
+    tmp_path: Path, words: tuple[str, ...], nats: float
+) -> None:
+    folder = tiny.save(tmp_path / "tiny-chat")
+    (folder / "chat_template.jinja").write_text(tiny.CHAT_TEMPLATE)
+    store.write(Path("joyful.safetensors"), tiny.vector(load(ModelSource(str(folder)))))
+    few = ["--samples", 4, "--max-tokens", 4, "--layers", 1, "--coefficients", 1, "--json"]
+    result = steer(
+        "sweep", "-v", "./joyful.safetensors", "-m", folder, "--condition", "w50 w51", *words, *few
+    )
+    assert json.loads(result.stdout)["budget"]["nats"] == nats
 
 
 def test_what_an_edit_learned_is_not_asked_where_it_is_measured(

@@ -52,9 +52,9 @@ def sweep(
     ] = None,
     max_kl: Annotated[float, typer.Option(help="Budget: KL on unrelated texts, nats/token.")] = 0.1,
     max_nats: Annotated[
-        float,
-        typer.Option(help="Budget: extra nats/token of generated texts."),
-    ] = 0.1,
+        float | None,
+        typer.Option(help="Budget: extra nats/token of generated texts. Default 0.1, chat 0.25."),
+    ] = None,
     rule: Annotated[
         str,
         typer.Option(help="How to choose: budget, refusal_direction."),

@@ -26,6 +26,7 @@ from steer.contrasts.prompts import QUESTIONS
 from steer.distillation.lessons import Conditions
 from steer.evaluation.batches import log_prob
 from steer.evaluation.cells import UNSTEERED
+from steer.evaluation.choice import CHAT_NATS
 from steer.evaluation.scoring import score
 from steer.evaluation.shift import lies_at
 from steer.evaluation.written import GeneratedText, TextSettings, write_together
@@ -44,10 +45,6 @@ from steer.workers import LocalWorker, Workers
 STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.25, 1.5)
 #: Answers that are written at each strength, and their tokens.
 ANSWERS, TOKENS = 8, 32
-#: The most extra nats per token of coherent answers, compared with the unsteered model's own. Its
-#: own are greedy, so no others are likelier: any other answer has about 0.1 more, and most that a
-#: system message asks for have 0.15 to 0.5 (docs/evidence.md).
-MOST_NATS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +236,7 @@ class _AnswerSets:
             shift=self._places[cell] - self._places[0],
             extra_nats=nats,
             distinct=different,
-            coherent=is_coherent(nats, repeats, most=MOST_NATS),
+            coherent=is_coherent(nats, repeats, most=CHAT_NATS),
             answers=self._texts(written),
         )
 

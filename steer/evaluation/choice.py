@@ -25,13 +25,18 @@ from steer.steering.steers import Steer
 LINES = FINER_ROWS
 
 
+#: The default limits of extra nats: of plain texts, and of answers in a chat, where those that a
+#: system message asks for cost 0.15 to 0.5 (docs/evidence.md).
+PLAIN_NATS, CHAT_NATS = 0.1, 0.25
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """The most that a cell may cost. kl: nats per token on unrelated texts. nats: extra nats per
     token of its own texts under the unsteered model."""
 
     kl: float = 0.1
-    nats: float = 0.1
+    nats: float = PLAIN_NATS
     rule: Rule = "budget"
 
 

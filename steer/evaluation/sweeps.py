@@ -35,7 +35,7 @@ from steer.evaluation.bench import (
     run,
 )
 from steer.evaluation.cells import Cell, SteeredCell
-from steer.evaluation.choice import Budget
+from steer.evaluation.choice import CHAT_NATS, PLAIN_NATS, Budget
 from steer.evaluation.data import (
     Data,
     Engine,
@@ -161,13 +161,13 @@ def _calibrated(
     return [GridRow(vector, recommended.layers, columns, reference, op, scope)]
 
 
-def check_budget(max_kl: float, max_nats: float) -> None:
+def check_budget(max_kl: float, max_nats: float | None) -> None:
     """Refuse an invalid budget.
 
     Raises:
         UsageError: a number is below 0, infinite, or NaN.
     """
-    if not all(0 <= budget < math.inf for budget in (max_kl, max_nats)):
+    if not all(0 <= budget < math.inf for budget in (max_kl, max_nats or 0)):
         raise UsageError("--max-kl and --max-nats are numbers, 0 or more")
 
 
@@ -186,7 +186,7 @@ def sweep(
     prompts: Sequence[str] | None = None,
     unrelated: Texts | None = None,
     max_kl: float = 0.1,
-    max_nats: float = 0.1,
+    max_nats: float | None = None,
     rule: str = "budget",
     exhaustive: bool = False,
     quick: bool = False,
@@ -208,12 +208,12 @@ def sweep(
     model: a model, or a function that loads it, which is called after everything else is checked.
     vectors, layers, coefficients, together: as `grid_of`, or a grid. texts: held-out pairs, or
     texts for a condition. guidance: strengths at which the condition guides the model live, to
-    compare with. max_kl, max_nats: the budget, in nats per token on unrelated texts, and
-    extra nats per token of generated texts. exhaustive: score every cell on all texts, even if some
-    of them show that it cannot be the choice. quick: a first answer in minutes, from fewer layers,
-    coefficients and texts. budget: a time to fit into, such as `5m`, by an estimate; what that
-    leaves out is noted. command: the command to show for reproducing the result. progress, note and
-    warn are callbacks; nothing is printed.
+    compare with. max_kl, max_nats: the budget, in nats per token on unrelated texts, and extra nats
+    per token of generated texts, by default 0.1, or 0.25 in a chat. exhaustive: score every cell on
+    all texts, even if some of them show that it cannot be the choice. quick: a first answer in
+    minutes, from fewer layers, coefficients and texts. budget: a time to fit into, such as `5m`, by
+    an estimate; what that leaves out is noted. command: the command to show for reproducing the
+    result. progress, note and warn are callbacks; nothing is printed.
 
     Raises:
         InputError: there is no data to measure an effect on, data cannot be used, a vector was made
@@ -249,9 +249,10 @@ def sweep(
         raise UsageError(f"{rule!r} is not a rule", hint="use budget or refusal_direction")
     if rule != "budget" and data.held_out.pairs is None:
         raise UsageError(f"the rule {rule} needs held-out pairs", hint="pass --texts")
-    limits = Budget(max_kl, max_nats, chosen_rule)
     seconds = None if budget is None else seconds_of(budget)
     task = data.task(known).for_choice
+    usual_nats = CHAT_NATS if task.writing.chat else PLAIN_NATS
+    limits = Budget(max_kl, usual_nats if max_nats is None else max_nats, chosen_rule)
     warn_of_readers(task, warn, vectors=[row.vector for row in grid.rows])
     model = loaded(model)
     vectors_used = [row.vector for row in grid.rows]

@@ -108,7 +108,7 @@ def played_with_layers(scores: Scores) -> tuple[float, float]:
 def on_a_chat_model(path: str, vector_path: str, pairs: str, n_replays: int) -> None:
     """Score every cell of a vector, and play the sweep back so many times."""
     model = load(ModelSource(path, fast=True))
-    vector = store.read(vector_path)
+    vector = store.read(Path(vector_path))
     columns = default_coefficients(vector)
     rows = [GridRow(vector, (layer,), columns, "vector") for layer in vector.metadata.layers]
     held_out = heldout.read(records(Path(pairs).read_bytes(), pairs), chat=True)
