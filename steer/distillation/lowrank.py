@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from steer.distillation.lessons import Lesson, log_probs, micro_batches, picked_
 from steer.distillation.recovery import Divergence, token_kl
 from steer.distillation.ridge import Affine, Spread
 from steer.hooks import ops
+from steer.hooks.beginnings import last_hidden_after, read_beginnings, takes_beginnings
 from steer.hooks.head import has_head, headed, last_hidden
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.trunk import replayed
@@ -229,11 +231,36 @@ def loss(
     below: the stored residual stream below the first edit, if any.
     """
     targets = teacher(lessons)
-    trunk = below.trunk(lessons) if below is not None else None
-    with replayed(model, trunk), edits.active(lessons):
-        logits = picked_logits(model, [(lesson.baseline, lesson.n) for lesson in lessons])
+    if below is None and runs_responses(model, edits, lessons):
+        logits = _logits_of_responses(model, edits, lessons)
+    else:
+        trunk = below.trunk(lessons) if below is not None else None
+        with replayed(model, trunk), edits.active(lessons):
+            logits = picked_logits(model, [(lesson.baseline, lesson.n) for lesson in lessons])
     divergence: Tensor = Divergence.apply(logits, targets)  # type: ignore[no-untyped-call]
     return divergence
+
+
+def runs_responses(model: Model, edits: Edits, lessons: Sequence[Lesson]) -> bool:
+    """Whether responses run alone, after the keys and values of what stands before them."""
+    has_beginnings = all(len(lesson.baseline) > lesson.n + 1 for lesson in lessons)
+    return edits.response and has_beginnings and takes_beginnings(model)
+
+
+def _logits_of_responses(model: Model, edits: Edits, lessons: Sequence[Lesson]) -> Tensor:
+    """As `picked_logits` under the edits, with forwards and gradients of the responses only."""
+    starts = [len(lesson.baseline) - lesson.n - 1 for lesson in lessons]
+    beginnings = read_beginnings(
+        model, [lesson.baseline[:n] for lesson, n in zip(lessons, starts, strict=True)]
+    )
+    ends = [
+        replace(lesson, baseline=lesson.baseline[n:])
+        for lesson, n in zip(lessons, starts, strict=True)
+    ]
+    with edits.acting(ends):
+        rows = [(lesson.baseline, lesson.n) for lesson in ends]
+        hidden = last_hidden_after(model, beginnings, rows)
+    return check_numbers(model, headed(model, hidden))
 
 
 def backward(

@@ -39,9 +39,6 @@ from steer.steering.steers import Steer
 from steer.steering.tokens import FIRST_ID
 from steer.vectors.sites import Site
 
-#: The names of a model's cache or state in its outputs and arguments.
-_CACHES = ("cache", "past_key_values", "cache_params", "state")
-
 
 class Run:
     """One row of the model's forwards: a prompt and the new tokens of its text, under steers.
@@ -290,7 +287,7 @@ class RunningTexts:
         ids = torch.zeros(1, 1, dtype=torch.int64, device=self._model.device)
         with torch.no_grad():
             output = self._model.network(input_ids=ids, use_cache=True)
-        return caches.can_join(_state(output)[1])
+        return caches.can_join(caches.state_of(output)[1])
 
     def _join(self, cohort: _Cohort) -> None:
         """Join a cohort with another if their caches allow it."""
@@ -355,7 +352,7 @@ class RunningTexts:
         with torch.no_grad(), embedded(model, tokens), hooked, model.contiguous_head():
             output = model.network(**inputs)
         cohort.width = stop
-        cohort.name, cohort.cache = _state(output)
+        cohort.name, cohort.cache = caches.state_of(output)
         for run, logits in zip(cohort.rows, output.logits, strict=True):
             if run.on_prompt is not None and not start:
                 run.on_prompt(logits[-len(run.prompt) :].float())
@@ -402,12 +399,6 @@ class RunningTexts:
                 row.error = not_numbers(self._model)
                 continue
             row.write(token, logits[index], both[index][1])
-
-
-def _state(output: Any) -> tuple[str, Any]:
-    """The name and value of the cache or state in a model's output."""
-    states = ((name, output[name]) for name in _CACHES if name in output)
-    return next((state for state in states if state[1] is not None), ("", None))
 
 
 def _is_over(row: Continuation) -> bool:

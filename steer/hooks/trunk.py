@@ -127,15 +127,16 @@ def last_mlp_at(model: Model, where: Tensor) -> Iterator[None]:
 
 def takes_trunks(model: Model) -> bool:
     """Whether this model gives the same logits from a trunk; tested once."""
-    return _passes(model, _same_from_trunks)
+    return passes(model, _same_from_trunks)
 
 
 def can_restrict_last_mlp(model: Model) -> bool:
     """Whether this model gives the same logits with `last_mlp_at`; tested once."""
-    return _passes(model, _same_at_positions)
+    return passes(model, _same_at_positions)
 
 
-def _passes(model: Model, same: Callable[[Model], bool]) -> bool:
+def passes(model: Model, same: Callable[[Model], bool]) -> bool:
+    """Whether a test of a model is passed; it runs once for each network."""
     tried = _tried.setdefault(model.network, {})
     if same.__name__ not in tried:
         try:
@@ -159,7 +160,7 @@ def _same_from_trunks(model: Model) -> bool:
         for candidate in (trunk, trunks[layer]):
             with replayed(model, candidate, 2):
                 logits = _logits(model, ids.repeat(2, 1))
-            if not all(_alike(model, half, expected) for half in logits.chunk(2)):
+            if not all(are_alike(model, half, expected) for half in logits.chunk(2)):
                 return False
     return True
 
@@ -171,7 +172,7 @@ def _same_at_positions(model: Model) -> bool:
     with last_mlp_at(model, where):
         logits = _logits(model, ids)
     at = where.to(logits.device)
-    return _alike(model, logits.flatten(0, 1)[at], expected.flatten(0, 1)[at])
+    return are_alike(model, logits.flatten(0, 1)[at], expected.flatten(0, 1)[at])
 
 
 def _trial(model: Model) -> tuple[Tensor, Tensor]:
@@ -188,7 +189,8 @@ def _logits(model: Model, ids: Tensor) -> Tensor:
     return torch.as_tensor(output.logits).float()
 
 
-def _alike(model: Model, logits: Tensor, expected: Tensor) -> bool:
+def are_alike(model: Model, logits: Tensor, expected: Tensor) -> bool:
+    """Whether two results are equal within the rounding of the model's type."""
     tolerance = TOLERANCE.get(model.network.dtype, COARSE_TOLERANCE)
     return bool((logits - expected).norm() <= tolerance * expected.norm())
 
