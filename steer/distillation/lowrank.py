@@ -257,7 +257,7 @@ def _logits_of_responses(model: Model, edits: Edits, lessons: Sequence[Lesson]) 
         replace(lesson, baseline=lesson.baseline[n:])
         for lesson, n in zip(lessons, starts, strict=True)
     ]
-    with edits.acting(ends):
+    with edits.active(ends):
         rows = [(lesson.baseline, lesson.n) for lesson in ends]
         hidden = last_hidden_after(model, beginnings, rows)
     return check_numbers(model, headed(model, hidden))
