@@ -28,7 +28,7 @@ from steer.concepts.words import interpret
 from steer.concepts.writing import write_contrast_set
 from steer.library.data import Data, text_list
 from steer.library.models import Model
-from steer.library.vectors import Vector
+from steer.library.vectors import Vector, as_vector
 from steer.methods.method import Value
 from steer.vectors.parts import parse_parts
 
@@ -226,14 +226,16 @@ def profile(
 
 
 def describe(
-    vector: Vector, pack: str | PathLike[str] | Sequence[Vector], n: int = 5
+    vector: str | PathLike[str] | Vector,
+    pack: str | PathLike[str] | Sequence[Vector],
+    n: int = 5,
 ) -> list[Neighbour]:
     """Name a vector by the concepts of a built pack with the largest cosines, of either sign.
 
     Raises:
         VectorError: no concept can be compared with it.
     """
-    return geometries.nearest(vector.data, _vectors(pack), n)[0]
+    return geometries.nearest(as_vector(vector).data, _vectors(pack), n)[0]
 
 
 def discover(
@@ -280,4 +282,4 @@ def geometry(pack: str | PathLike[str] | Sequence[Vector], layer: int | None = N
 def _vectors(pack: str | PathLike[str] | Sequence[Vector]) -> list[Any]:
     if isinstance(pack, (str, PathLike)):
         return indexes.read(Path(pack)).vectors()
-    return [vector.data for vector in pack]
+    return [as_vector(vector).data for vector in pack]

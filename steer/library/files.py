@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from steer.base.errors import InputError, SteerError, UsageError, VectorError
 from steer.base.shipped import SHIPPED
 from steer.base.urls import is_url
-from steer.library.vectors import Vector, frame, html_table
+from steer.library.vectors import Vector, as_vector, frame, html_table
 from steer.sharing import evidence as measured
 from steer.sharing import fetch
 from steer.sharing import push as pushing
@@ -283,7 +283,7 @@ def compare(*vectors: Reference | Vector, names: Sequence[str] | None = None) ->
     """
     if len(vectors) < 2:
         raise UsageError("one vector has nothing to be compared with", hint="name another")
-    each = [_vector(vector) for vector in vectors]
+    each = [as_vector(vector) for vector in vectors]
     called = names or [v.name if isinstance(v, Vector) else str(v) for v in vectors]
     data = [vector.data for vector in each]
     return Comparison(
@@ -293,10 +293,6 @@ def compare(*vectors: Reference | Vector, names: Sequence[str] | None = None) ->
         algebra.shared_layers(data),
         tuple(algebra.obstacles(data)),
     )
-
-
-def _vector(vector: Reference | Vector) -> Vector:
-    return vector if isinstance(vector, Vector) else Vector(store.read(fetch.find(str(vector))))
 
 
 def combine(
@@ -332,7 +328,7 @@ def combine(
             [_part(part, find) for part in parts],
             name=name,
             op=op,  # type: ignore[arg-type]  # checked above
-            orthogonal_to=[_vector(other).data for other in orthogonal_to],
+            orthogonal_to=[as_vector(other).data for other in orthogonal_to],
             description=description,
             license=license,
         )

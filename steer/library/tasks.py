@@ -39,7 +39,7 @@ from steer.library import concepts
 from steer.library.data import Data, as_tuple, contrast_set, names_of, rows, text_list
 from steer.library.models import FitWarning, Model
 from steer.library.options import ContrastOptions, MeasureOptions, NameOptions, spelled_out
-from steer.library.vectors import Steers, Vector, as_steers, frame, html_table
+from steer.library.vectors import Steers, Vector, as_steers, as_vector, frame, html_table
 from steer.measures.concepts import Judge
 from steer.methods.method import Value
 from steer.methods.registry import (
@@ -562,7 +562,7 @@ class Readings:
 def monitor(
     model: Model,
     texts: Data,
-    vectors: Vector | Sequence[Vector],
+    vectors: str | Path | Vector | Sequence[str | Path | Vector],
     *,
     layers: int | str | Iterable[int] | None = None,
     mapping: Mapping[str, str] | None = None,
@@ -572,8 +572,9 @@ def monitor(
 ) -> Readings:
     """Read the projection of each token of texts on vectors.
 
-    layers: by default, for each vector, the layer that separates its sides best, near the
-    recommended ones. chat: each text is a user message, in the model's chat template.
+    vectors: vectors, names or paths. layers: by default, for each vector, the layer that separates
+    its sides best, near the recommended ones. chat: each text is a user message, in the model's
+    chat template.
 
     Raises:
         InputError: a text has no tokens, or more than the model takes.
@@ -581,7 +582,8 @@ def monitor(
         ModelError: a vector was made on another model.
     """
     read = [texts] if isinstance(texts, str) else text_list(texts, mapping=mapping)
-    several = [vectors] if isinstance(vectors, Vector) else list(vectors)
+    listed = [vectors] if isinstance(vectors, (str, Path, Vector)) else vectors
+    several = [as_vector(vector) for vector in listed]
     if not several:
         raise UsageError("no vector is named", hint="pass a vector")
     chosen = [
@@ -733,7 +735,7 @@ def evaluate(
 @spelled_out(by=_measured)
 def sweep(
     model: Model,
-    vectors: Vector | Sequence[Vector],
+    vectors: str | Path | Vector | Sequence[str | Path | Vector],
     texts: Data | None = None,
     *,
     layers: str | Sequence[int] | None = None,
@@ -749,6 +751,7 @@ def sweep(
 ) -> SweepResult:
     """Find the layer and the coefficient with the strongest effect within a budget.
 
+    vectors: vectors, names or paths; also with an op and a scope, as in `joyful:ablate/response`.
     layers, coefficients: such as `4-7` and `5%,10%`; by default all stored layers, and nine
     coefficients that suit the vector. together: steer at all layers at once. max_kl, max_nats: the
     budget, in nats per token; by default 0.1 and 0.1, or 0.25 extra nats in a chat. rule: `budget`,
@@ -761,10 +764,10 @@ def sweep(
         InputError: there are neither texts nor a condition, or a vector was fitted on the texts.
         ModelError: a vector was made on another model.
     """
-    several = [vectors] if isinstance(vectors, Vector) else list(vectors)
+    several = [vectors] if isinstance(vectors, (str, Path, Vector)) else vectors
     return evaluation.sweep(
         model.inner,
-        [vector.data for vector in several],
+        [item.data if isinstance(item, Vector) else item for item in several],
         _records(texts),
         layers=layers,
         coefficients=coefficients,

@@ -257,6 +257,15 @@ def read(reference: str | PathLike[str]) -> Vector:
     return Vector(store.read(fetch.find(str(reference))))
 
 
+def as_vector(vector: str | PathLike[str] | Vector) -> Vector:
+    """The vector itself, or the one that a name, path or address refers to.
+
+    Raises:
+        VectorError: as `read`.
+    """
+    return vector if isinstance(vector, Vector) else read(vector)
+
+
 def parse(text: str, *, when: str | None = None) -> Steer:
     """The steer that a spec means: `warm:2@12/response`, as after `-v` on the command line.
 
