@@ -24,8 +24,8 @@ FLAGS = frozenset(
 )
 _SAME = [
     "adapter", "api-key", "baseline", "beams", "budget", "coefficients", "concept", "condition",
-    "contrasts", "description", "device", "device-map", "dtype", "evidence", "format", "held-out", "keep",
-    "layer", "layers", "license", "max-kl", "max-nats", "max-tokens", "method", "methods",
+    "contrasts", "description", "device", "device-map", "dtype", "evidence", "format", "held-out",
+    "keep", "layer", "layers", "license", "max-kl", "max-nats", "max-tokens", "method", "methods",
     "minus", "model", "name", "negative", "out", "pick", "port", "positions", "positive", "prompts",
     "rank", "revision", "row", "samples", "scope", "seed", "site", "steps", "stop", "strength",
     "system", "tags", "temperature", "template", "texts", "tokens", "top-k", "top-p", "unrelated",
