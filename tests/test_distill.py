@@ -105,7 +105,7 @@ class PlantedTeacher(Teacher):
 
     @torch.no_grad()
     def __call__(self, taught: Sequence[Lesson]) -> Tensor:
-        with self._edits.acting(taught):
+        with self._edits.active(taught):
             return log_probs(self.model, [(lesson.baseline, lesson.n) for lesson in taught])
 
 

@@ -51,10 +51,10 @@ def place(model: Model, edits: Edits, *, approximate: bool) -> Placement:
         ModelError: the architecture has no place for an edit or, with `approximate`, not even for
             an approximation.
     """
-    return _Placing(model, approximate).placed(edits)
+    return _EditPlacer(model, approximate).placed(edits)
 
 
-class _Placing:
+class _EditPlacer:
     """Places the edits in one model."""
 
     def __init__(self, model: Model, approximate: bool) -> None:

@@ -2,7 +2,7 @@
 
 The model writes more answers than needed. Both answers of a pair are cut to the same number of
 words; near-duplicates are dropped; and pairs are chosen so that each first word begins about as
-many positive as negative answers. What is left can be read and edited before it is used.
+many positive as negative answers. The file can be read and edited before it is used.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Task:
     """The task that all edits of a distillation share.
 
     base: sum of KL(p_condition || p_base) over the validation texts. checkpoints: of descents, so
-    that an interrupted fit goes on.
+    that an interrupted fit can be resumed.
     """
 
     model: Model
@@ -78,8 +78,8 @@ class Task:
         return self.base / sum(lesson.n for lesson in self.texts.validation)
 
     def prepare(self, edits: Edits, progress: Progress) -> None:
-        """Compute once what all steps of a descent need: the conditioned model's last hidden
-        states, and the residual stream below the first edit."""
+        """Compute, once for all steps of a descent, the conditioned model's last hidden states and
+        the residual stream below the first edit."""
         first = edits.sites[0].layer
         lessons = [*self.lessons, *self.texts.validation]
         with progress("reading what stays below the edit", 2 * len(lessons)) as advance:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steer.steering.plan import Along, plan
+from steer.steering.plan import ProjectionEdit, plan
 from steer.steering.scope import EVERYWHERE
 from steer.steering.steers import ALWAYS, Steer
 from steer.vectors.sites import Site
@@ -210,7 +210,7 @@ def _low_rank(
     return edits
 
 
-def _bounds(along: Along) -> tuple[float, float, float, float]:
+def _bounds(along: ProjectionEdit) -> tuple[float, float, float, float]:
     """Coefficient, level, and the bounds within which a projection moves towards the level."""
     assert along.op.moves is not None  # `wire.check_engine_can` refuses others
     return along.coefficient, along.level, *along.op.moves

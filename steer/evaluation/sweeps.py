@@ -28,7 +28,7 @@ from steer.contrasts import overlap
 from steer.evaluation.bench import (
     Bench,
     GuidanceRow,
-    acting,
+    acting_rows,
     bench,
     guidance_rows,
     journal,
@@ -51,7 +51,7 @@ from steer.evaluation.evaluations import frame
 from steer.evaluation.task import Task
 from steer.evaluation.verdict import Verdict, assess
 from steer.evaluation.written import TextSettings
-from steer.generate.pace import Size, announce, fitting, left_out, pace, sizes
+from steer.generate.pace import Size, announce, largest_size, left_out, pace, sizes
 from steer.measures.baselines import N_CHANCE
 from steer.measures.elimination import looks, n_looks
 from steer.measures.grids import (
@@ -62,9 +62,9 @@ from steer.measures.grids import (
     Scores,
     default_coefficients,
     finer,
-    joined,
+    join_scores,
     pilot,
-    promising,
+    promising_rows,
     thinned,
 )
 from steer.measures.heat import LOOKED, heat_map
@@ -86,8 +86,8 @@ RULES: tuple[Rule, ...] = ("budget", "refusal_direction")
 QUICK_ROWS, QUICK_ITEMS, QUICK_SAMPLES, QUICK_TOKENS = 6, 12, 12, 24
 #: How many cells of the front are shown, the strongest.
 FRONT = 8
-#: Times that a sweep writes texts, to estimate how long it takes.
-LOOKS = 10
+#: How often a sweep generates its texts, for the estimate of its duration.
+GENERATIONS = 10
 
 
 def grid_of(
@@ -259,7 +259,7 @@ def sweep(
     for text in check_all_fit(vectors_used, model.identity, allow_other_model=allow_other_model):
         warn(text)
     if seconds is not None:
-        grid, data = _within(seconds, model, grid, data, note)
+        grid, data = _fit_to_time(seconds, model, grid, data, note)
         task = data.task(known).for_choice
     note(
         f"{model.describe()} · {len(grid.rows)} rows × {grid.n_columns} coefficients ·"
@@ -273,14 +273,14 @@ def sweep(
         # The other rule needs all scores.
         limit = None if exhaustive or limits.rule != "budget" else limits.kl
         left_out: tuple[str, ...] = ()
-        steps = _Sweep(on, _Shown(progress, limits.kl), note)
+        steps = _Sweep(on, _SweepProgress(progress, limits.kl), note)
         if limit is not None:
-            grid, left_out = steps.promising(grid, limit)
+            grid, left_out = steps.keep_promising(grid, limit)
         grid, scores = steps.scored(grid, limit)
         more = finer(grid, scores, limits.kl) if limits.rule == "budget" else None
         if more is not None:
             more, second = steps.scored(more, limit)
-            grid, scores = Grid(grid.rows + more.rows), joined(scores, second)
+            grid, scores = Grid(grid.rows + more.rows), join_scores(scores, second)
         with progress("holding the choice against random directions", 100) as advance:
             done = 0.0
 
@@ -322,7 +322,9 @@ def sweep(
     )
 
 
-def _within(seconds: float, model: Model, grid: Grid, data: Data, note: Warn) -> tuple[Grid, Data]:
+def _fit_to_time(
+    seconds: float, model: Model, grid: Grid, data: Data, note: Warn
+) -> tuple[Grid, Data]:
     """As much of a sweep as fits into a time, by an estimate."""
     held_out = data.held_out
     texts = held_out.all_texts
@@ -337,10 +339,10 @@ def _within(seconds: float, model: Model, grid: Grid, data: Data, note: Warn) ->
         # A cell is read from its layer on, and some are left out after a part of the texts.
         cells = len(rows.rows) * rows.n_columns / 3
         items, own = 2 * size.items * length, size.samples * (30 + size.max_tokens)
-        read = cells * (items + own) + N_CHANCE * items / 2 + 3 * LOOKS * own
-        return read / speed.read + LOOKS * size.samples * size.max_tokens / speed.written
+        read = cells * (items + own) + N_CHANCE * items / 2 + 3 * GENERATIONS * own
+        return read / speed.read + GENERATIONS * size.samples * size.max_tokens / speed.written
 
-    size, needed = fitting(sizes(full), predicted, seconds)
+    size, needed = largest_size(sizes(full), predicted, seconds)
     missing = left_out(full, size, len(grid.rows))
     note(announce(seconds, needed, missing, predicted(full)))
     if size.layers is not None and size.layers < len(grid.rows):
@@ -351,8 +353,9 @@ def _within(seconds: float, model: Model, grid: Grid, data: Data, note: Warn) ->
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """How a sweep shows its cells while they are scored: those above the budget in brackets."""
+class _SweepProgress:
+    """Progress of a sweep, with a picture of the cells so far: those above `max_kl` in
+    brackets."""
 
     progress: Progress
     max_kl: float
@@ -360,29 +363,30 @@ class _Shown:
 
 @dataclass
 class _Sweep:
-    """What the steps of a sweep share. idle: names of the rows in which nothing acts."""
+    """The state of a sweep. journals: of every step. idle: names of the rows without any
+    effect."""
 
-    on: Bench
-    shown: _Shown
+    bench: Bench
+    shown: _SweepProgress
     note: Warn
     journals: list[Journal] = field(default_factory=list)
     idle: list[str] = field(default_factory=list)
 
-    def promising(self, grid: Grid, max_kl: float) -> tuple[Grid, tuple[str, ...]]:
+    def keep_promising(self, grid: Grid, max_kl: float) -> tuple[Grid, tuple[str, ...]]:
         """A grid of the promising rows, and the names of the others.
 
         Most of many layers have little effect within a budget; three coefficients on some of the
         texts show which.
         """
-        few = pilot(grid)
-        if few is None:
+        pilot_grid = pilot(grid)
+        if pilot_grid is None:
             return grid, ()
-        n_texts = self.on.n_items, len(self.on.unrelated)
+        n_texts = self.bench.n_items, len(self.bench.unrelated)
         n = n_looks(min(n_texts))
         items, unrelated = (looks(size, n)[0] for size in n_texts)
-        scores, rows = self._scored(few, None, self.on.part(items, unrelated))
+        scores, rows = self._scores_of(pilot_grid, None, self.bench.part(items, unrelated))
         grid = grid.part(rows)
-        kept = promising(scores.part(rows), max_kl)
+        kept = promising_rows(scores.part(rows), max_kl)
         names = grid.labels()
         others = tuple(name for index, name in enumerate(names) if index not in kept)
         if others:
@@ -391,16 +395,18 @@ class _Sweep:
         return grid.part(kept), others
 
     def scored(self, grid: Grid, max_kl: float | None) -> tuple[Grid, Scores]:
-        """The rows of a grid in which something acts, and their scores.
+        """The rows of a grid that change a scored token, and their scores.
 
         Raises:
-            IdleError: nothing acts in any.
+            IdleError: no row does.
         """
-        scores, rows = self._scored(grid, max_kl, self.on)
+        scores, rows = self._scores_of(grid, max_kl, self.bench)
         return grid.part(rows), scores.part(rows)
 
-    def _scored(self, grid: Grid, max_kl: float | None, texts: Bench) -> tuple[Scores, list[int]]:
-        """The scores of a grid, and the numbers of the rows in which something acts."""
+    def _scores_of(
+        self, grid: Grid, max_kl: float | None, texts: Bench
+    ) -> tuple[Scores, list[int]]:
+        """The scores of a grid, and the indices of the rows that change a scored token."""
         self.journals.append(journal(texts.model, grid, texts))
         if len(self.journals[-1]):
             self.note("resuming an interrupted sweep")
@@ -410,21 +416,21 @@ class _Sweep:
 
             def on_progress(activity: str, share: float) -> None:
                 nonlocal done
-                picture = partial(_drawn, grid, scores, self.shown.max_kl)
+                picture = partial(_heat_map, grid, scores, self.shown.max_kl)
                 advance(share * n_cells - done, activity, picture)
                 done = share * n_cells
 
             for so_far in run(texts, grid, self.journals[-1], on_progress, max_kl):
                 scores = so_far
         assert scores is not None
-        rows, names = acting(grid, scores), grid.labels()
+        rows, names = acting_rows(grid, scores), grid.labels()
         for row in sorted(scores.idle):
             self.note(f"{names[row]} is left out: nothing changes there in what is scored")
             self.idle.append(names[row])
         return scores, rows
 
 
-def _drawn(grid: Grid, scores: Scores | None, max_kl: float, width: int) -> Any:
+def _heat_map(grid: Grid, scores: Scores | None, max_kl: float, width: int) -> Any:
     return heat_map(grid, scores, max_kl, width=width)
 
 
@@ -439,10 +445,9 @@ class SweepResult:
 
     described: the model, its device and dtype. writing: the settings of generated texts. unsteered:
     some of the unsteered model's texts. chosen_on: short hashes of the held-out texts. left_out:
-    rows that were dropped after a first look. idle: rows in which nothing changes what is scored.
-    guidance: the condition live, at each strength, on the same items.
-    command: the command that reproduces it, if known. finish: call it once the result is stored; it
-    removes the journal.
+    rows that were dropped after a first look. idle: rows that change no scored token. guidance: the
+    condition as live guidance, at each strength, on the same items. command: the command that
+    reproduces it, if known. finish: call it once the result is stored; it removes the journal.
     """
 
     model: ModelIdentity
@@ -547,7 +552,7 @@ class SweepResult:
             "unsteered_samples": list(self.unsteered),
         }
 
-    def recommending(self) -> SteeringVector:
+    def recommended_vector(self) -> SteeringVector:
         """The vector with the choice as its recommendation, which a plain `-v NAME` uses.
 
         Raises:
@@ -620,7 +625,7 @@ class SweepResult:
             if not can_be_saved(self._saved_scope(row)):
                 warn(f"a vector file cannot recommend the scope of {row}: nothing was saved")
                 return None
-        vector = self.recommending()
+        vector = self.recommended_vector()
         assert position is not None
         row = self.grid.rows[position[0]]
         path = store.find(row.reference)
@@ -720,8 +725,8 @@ class SweepResult:
             [
                 [
                     cell["typed"],
-                    _shown(cell["effect"]) + mark(cell),
-                    _shown(cell["kl"], 3) + mark(cell),
+                    _interval(cell["effect"]) + mark(cell),
+                    _interval(cell["kl"], 3) + mark(cell),
                 ]
                 for cell in result["front"][-FRONT:]
             ],
@@ -731,8 +736,8 @@ class SweepResult:
             yield table(
                 ["baseline", "effect", "KL"],
                 [
-                    [f"condition guided ×{row['strength']:g}", _shown(row["effect"]),
-                     _shown(row["kl"], 3)]
+                    [f"condition guided ×{row['strength']:g}", _interval(row["effect"]),
+                     _interval(row["kl"], 3)]
                     for row in result["guidance"]
                 ],
             )  # fmt: skip
@@ -771,7 +776,7 @@ def _shortlist(cells: Sequence[dict[str, Any]]) -> Iterator[Any]:
     rows = [
         [
             cell["typed"],
-            _shown(cell["effect"]),
+            _interval(cell["effect"]),
             "–" if cell["shift"] is None else f"{cell['shift']:.2f}",
             f"{cell['extra_nats']['value']:.2f}",
             f"{cell['distinct']['value']:.2f}",
@@ -794,14 +799,14 @@ def _recommendation(result: dict[str, Any]) -> Iterator[str]:
     choice, n, budget = result["choice"], result["n"], result["budget"]
     yield f"recommended: {choice['typed']}"
     yield (
-        f"  {result['effect']} {_shown(choice['effect'])}; random directions of this length"
+        f"  {result['effect']} {_interval(choice['effect'])}; random directions of this length"
         f" {min(result['random_effects']):.2f} to {max(result['random_effects']):.2f}"
         f" ({len(result['random_effects'])} seeds), at their best layer up to"
         f" {result['chance']:.2f}"
     )
     yield (
-        f"  KL {_shown(choice['kl'], 3)}; extra nats {_shown(result['extra_nats'])} and distinct-2"
-        f" {_shown(result['distinct'])} of {n['texts']} generated texts"
+        f"  KL {_interval(choice['kl'], 3)}; extra nats {_interval(result['extra_nats'])} and"
+        f" distinct-2 {_interval(result['distinct'])} of {n['texts']} generated texts"
     )
     n_out = sum(
         cell["refused"]
@@ -818,7 +823,7 @@ def _recommendation(result: dict[str, Any]) -> Iterator[str]:
     worst = f", the worst first: {which}" if wrong else ""
     yield f"  {len(wrong)} of {n['items']} {items} move the wrong way{worst}"
     if (again := result["again"]) is not None:
-        yield f"  texts with seed {again['seed']}: extra nats {_shown(again['extra_nats'])}"
+        yield f"  texts with seed {again['seed']}: extra nats {_interval(again['extra_nats'])}"
     if result["stable"]:
         yield (
             "  stable: each half of the items, one with texts of that seed, gives a neighbouring"
@@ -834,7 +839,7 @@ def _stability(stable: bool | None, instability: str | None) -> str:
     return "stable" if stable else f"unstable: {instability}"
 
 
-def _shown(interval: dict[str, float] | None, digits: int = 2) -> str:
+def _interval(interval: dict[str, float] | None, digits: int = 2) -> str:
     if interval is None:
         return "–"
     value, low, high = (f"{interval[key]:.{digits}f}" for key in ("value", "low", "high"))

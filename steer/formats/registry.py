@@ -30,7 +30,7 @@ _SUFFIX = re.compile(r"\.[a-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class FileContents:
     """The contents to write to a file of another tool.
 
     directions: float32 [d_model] by the file's layer number: for an addition, what is added,
@@ -65,7 +65,7 @@ class Writer:
     use: how to use the file, with OUT for its name.
     """
 
-    write: Callable[[Outgoing], bytes]
+    write: Callable[[FileContents], bytes]
     ops: tuple[str, ...] = ("add",)
     sites: tuple[SiteName, ...] = ("resid_post",)
     default: bool = True

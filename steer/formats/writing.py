@@ -8,7 +8,7 @@ from pathlib import Path
 
 from steer.base.errors import UsageError, VectorError
 from steer.formats.imported import norm
-from steer.formats.registry import Format, Outgoing, Writer, others_code, registry
+from steer.formats.registry import FileContents, Format, Writer, others_code, registry
 from steer.steering.scope import CONSTANT, EVERYWHERE
 from steer.steering.steers import Steer, usual_scope
 from steer.vectors import store
@@ -73,7 +73,7 @@ def write(steer: Steer, path: Path, *, offset: int = 0, format: str | None = Non
         rows = {layer - offset: row for layer, row in rows.items()}
         if min(rows) < 0:
             raise UsageError(f"with an offset of {offset} a layer would be numbered {min(rows)}")
-    outgoing = Outgoing(
+    outgoing = FileContents(
         directions=rows,
         site=site,
         op=steer.op,

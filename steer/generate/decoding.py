@@ -134,12 +134,12 @@ class Stops:
         self.done: Tensor | None = None
 
     def __call__(self, ids: Tensor, _scores: Tensor, **_: object) -> Tensor:
-        done = [self.written(row) for row in ids[:, self._start :].tolist()]
+        done = [self.contains_stop(row) for row in ids[:, self._start :].tolist()]
         stopped = torch.tensor(done, device=ids.device)
         self.done = stopped if self.done is None else self.done | stopped
         return stopped
 
-    def written(self, ids: Sequence[int]) -> bool:
+    def contains_stop(self, ids: Sequence[int]) -> bool:
         """Whether the text of these new token ids contains a stop string."""
         if not self._stop:
             return False
@@ -209,9 +209,9 @@ class Streamer:
         stop: Sequence[str],
         on_text: Callable[[str], None],
         trips: StopOnTrip | None,
-        sound: NanDetector,
+        nan_detector: NanDetector,
     ) -> None:
-        self._model, self._sound = model, sound
+        self._model, self._nan_detector = model, nan_detector
         self._deltas = TextDeltas(model.decode, stop)
         self._end_ids = model.end_ids
         self._on_text = on_text
@@ -235,7 +235,7 @@ class Streamer:
         Raises:
             HookError: their logits were NaN.
         """
-        self._sound.check(self._model)
+        self._nan_detector.check(self._model)
         tokens = [int(token) for token in self._waiting]
         pieces = [self._deltas.push(token) for token in tokens if token not in self._end_ids]
         self._waiting.clear()

@@ -1,4 +1,4 @@
-"""Texts under steers of their own, written in one batch: each row is what it is alone."""
+"""Generate texts under different steers in one batch; each gets the same tokens as on its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from steer.generate.apply import Beginning, runs
-from steer.generate.batch import Batch, TextsDone
+from steer.generate.batch import Batch, TextProgress
 from steer.generate.decoding import nothing_else
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
@@ -44,8 +44,8 @@ def continue_mixed(
     written: list[list[int]] = []
     for part in runs(model, rows, sampling.batch_size):
         own = steerings[len(written) : len(written) + len(part)]
-        done = TextsDone(len(part), sampling.max_tokens, on_done)
-        for ids in _Mixed(model, part, own, sampling, done).run():
+        done = TextProgress(len(part), sampling.max_tokens, on_done)
+        for ids in _MixedBatch(model, part, own, sampling, done).run():
             stop = next((n for n, token in enumerate(ids, 1) if token in model.end_ids), len(ids))
             written.append(ids[:stop])
         done.finish()
@@ -53,12 +53,12 @@ def continue_mixed(
 
 
 @dataclass
-class _Mixed:
+class _MixedBatch:
     model: Model
     rows: Sequence[Row]
     steerings: Sequence[Sequence[Steer]]
     sampling: Sampling
-    done: TextsDone
+    done: TextProgress
 
     def run(self) -> list[list[int]]:
         """New token ids of each row, as many as the longest has."""
@@ -84,7 +84,7 @@ class _Mixed:
                 pad_token_id=model.pad_id,
                 **batch.parts(width),
             )
-        batch.sound.check(model)
+        batch.nan_detector.check(model)
         return list(output[:, width:].tolist())
 
     @contextmanager

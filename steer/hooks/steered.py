@@ -22,8 +22,8 @@ from steer.base.errors import HookError, UsageError
 from steer.hooks.acting import acted, acts_behind_attention
 from steer.hooks.clock import TokenClock, continues, tokens_of
 from steer.hooks.hooks import SiteFunction, before_input, placed
+from steer.hooks.idle import check_acted
 from steer.hooks.inject import site_functions
-from steer.hooks.meeting import check_acted
 from steer.models.model import Model
 from steer.steering.reach import meets
 from steer.steering.steers import Steer

@@ -24,7 +24,7 @@ from steer.concepts.pack import Pack
 from steer.concepts.profile import Profile, Profiler
 from steer.concepts.questions import Questions
 from steer.concepts.settings import QUICK, make_settings
-from steer.concepts.words import understood
+from steer.concepts.words import interpret
 from steer.concepts.writing import write_contrast_set
 from steer.library.data import Data, text_list
 from steer.library.models import Model
@@ -78,7 +78,7 @@ def from_words(
             useful effect (see allow_weak).
     """
     check_phrase(phrase)
-    concept = understood(word, against, name=name).concept
+    concept = interpret(word, against, name=name).concept
     settings = make_settings(
         method,
         options,
@@ -133,11 +133,11 @@ def write_contrasts(
 
     pairs = write_contrast_set(
         answerer,
-        understood(word, against).concept,
+        interpret(word, against).concept,
         n,
         chat=model.inner.template.exists if chat is None else chat,
         phrase=phrase,
-        questions=None if questions is None else Questions.divided(text_list(questions)),
+        questions=None if questions is None else Questions.split(text_list(questions)),
     )
     return [pair.record() for pair in pairs]
 
@@ -185,7 +185,7 @@ def build_pack(
     elif isinstance(pack, Pack):
         loaded = pack
     else:
-        loaded = packs.of(list(pack))
+        loaded = packs.pack_of(list(pack))
     if only:
         loaded = loaded.only(only)
     settings = make_settings(

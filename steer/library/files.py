@@ -21,9 +21,9 @@ from steer.sharing.opening import open_place
 from steer.sharing.places import listing
 from steer.sharing.pull import fetch_signature
 from steer.sharing.pull import pull as run_pull
-from steer.sharing.push import PushResult, parcel
+from steer.sharing.push import PushResult, prepare_upload
 from steer.steering import algebra, recipe, spec
-from steer.steering.algebra import Likeness
+from steer.steering.algebra import Similarity
 from steer.steering.collapse import collapse
 from steer.steering.named import resolved
 from steer.steering.operation import ADD, Coefficient
@@ -206,7 +206,7 @@ class Comparison:
 
     names: tuple[str, ...]
     vectors: tuple[Vector, ...]
-    likenesses: tuple[Likeness, ...]
+    likenesses: tuple[Similarity, ...]
     shared_layers: tuple[int, ...]
     obstacles: tuple[str, ...]
 
@@ -415,21 +415,21 @@ def push(
         InputError: evidence of another vector.
         SteerError: the place does not answer, or holds another vector of that name.
     """
-    parcels = [parcel(store.find(name)) for name in dict.fromkeys(_several(vectors))]
-    if not parcels:
+    uploads = [prepare_upload(store.find(name)) for name in dict.fromkeys(_several(vectors))]
+    if not uploads:
         raise InputError("there is nothing to push")
     known = {
         digest: table
         for file in _several(evidence)
         for digest, table in measured.read(Path(file)).items()
     }
-    foreign = set(known) - {each.metadata.sha256 for each in parcels}
+    foreign = set(known) - {each.metadata.sha256 for each in uploads}
     if foreign:
         raise InputError(
             f"--evidence is of another vector: sha256 {min(foreign)[:12]}...",
             hint="measure the file as it is now: steer eval -v FILE ... -o eval.json",
         )
-    return pushing.push(parse_folder(to), parcels, known, force=force, private=private)
+    return pushing.push(parse_folder(to), uploads, known, force=force, private=private)
 
 
 def _several(references: Reference | Sequence[Reference]) -> list[str]:

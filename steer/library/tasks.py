@@ -21,7 +21,7 @@ from steer.base.progress import Progress, silent
 from steer.base.wording import worded
 from steer.concepts.concept import Concept, check_phrase, condition
 from steer.concepts.unembedding import from_tokens
-from steer.concepts.words import TokenContrast, looks_like_file, understood
+from steer.concepts.words import TokenContrast, interpret, looks_like_file
 from steer.contrasts import prompts as everyday
 from steer.contrasts.contrasts import Contrasts
 from steer.distillation.compiled import CompiledPrompt
@@ -29,7 +29,7 @@ from steer.distillation.hybrid import CompileSettings, compile_prompt
 from steer.distillation.request import distill_request
 from steer.evaluation import Evaluation, SuiteResult, SweepResult
 from steer.evaluation.calibration import extract_calibrated
-from steer.evaluation.making import OPENINGS, SampledVector, samples_of
+from steer.evaluation.samples import OPENINGS, SampledVector, samples_of
 from steer.extraction import ReadSettings, plan, record_contrasts
 from steer.fitting.activations import Activations, open_kept
 from steer.fitting.fitting import FitSettings, best, fit_vectors
@@ -59,7 +59,7 @@ from steer.steering.steers import check_all_fit
 from steer.vectors.parts import parse_parts
 from steer.vectors.positions import parse_list
 from steer.vectors.sites import parse_layers, site_name
-from steer.workers import InProcess
+from steer.workers import LocalWorker
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -135,10 +135,10 @@ def extract(
         _check_words(positions=positions, keep=keep, **data)
         is_distilled = is_distill_method(method)
         if form != "edit" or is_distilled:
-            understood_words = understood(contrasts, against, name=name).concept
+            concept = interpret(contrasts, against, name=name).concept
             return distill_concept(
                 model,
-                replace(understood_words, description=description or understood_words.description),
+                replace(concept, description=description or concept.description),
                 form=form,
                 method=method if is_distilled else None,
                 options=options,
@@ -170,7 +170,7 @@ def extract(
     if against is not None:
         raise UsageError("a second word needs a first one", hint='extract(model, "a", "b")')
     extracted = extract_calibrated(
-        InProcess(model.inner),
+        LocalWorker(model.inner),
         contrast_set(contrasts, **data),
         _read_settings(site, layers, positions),
         _fit_settings(
@@ -229,7 +229,7 @@ def make(
         if "chat" not in data:
             chosen = chosen.suited(has_template=model.inner.identity.chat_template is not None)
         vector = extract_calibrated(
-            InProcess(model.inner),
+            LocalWorker(model.inner),
             chosen,
             _read_settings("resid_post", None, None),
             _fit_settings(name, method, options, description=description, license=license),
@@ -311,7 +311,7 @@ def record(
         progress("reading", len(planned.readings)) as advance,
     ):
         path = Path(folder) / "activations"
-        return record_contrasts(InProcess(model.inner), planned, path, advance)
+        return record_contrasts(LocalWorker(model.inner), planned, path, advance)
 
 
 def fit(
@@ -595,7 +595,7 @@ def monitor(
     data = [vector.data for vector in several]
     check_all_fit(data, planned.model, allow_other_model=allow_other_model)
     with progress("reading", len(read)) as advance:
-        traces = run_monitor(InProcess(model.inner), planned, chosen, advance)
+        traces = run_monitor(LocalWorker(model.inner), planned, chosen, advance)
     return Readings(tuple(traces), tuple(chosen))
 
 

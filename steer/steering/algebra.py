@@ -35,7 +35,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Likeness:
+class Similarity:
     """Cosines of two vectors, given by index, at the layers they share; None where one is zero."""
 
     first: int
@@ -148,14 +148,14 @@ def shared_layers(vectors: Sequence[SteeringVector]) -> tuple[int, ...]:
     return _shared([vector.metadata.layers for vector in vectors])
 
 
-def likenesses(vectors: Sequence[SteeringVector]) -> list[Likeness]:
+def likenesses(vectors: Sequence[SteeringVector]) -> list[Similarity]:
     """Cosines of all pairs of vectors, at the layers that both have.
 
     cos = v.w / (|v| |w|), in float64. Vectors of different widths have no layer in common. For a
     low-rank edit: of its constant part.
     """
     return [
-        Likeness(first, second, _cosines(vectors[first], vectors[second]))
+        Similarity(first, second, _cosines(vectors[first], vectors[second]))
         for first, second in combinations(range(len(vectors)), 2)
     ]
 
