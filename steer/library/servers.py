@@ -25,7 +25,7 @@ from steer.sharing import fetch
 from steer.steering.steers import check_all_fit
 
 if TYPE_CHECKING:
-    from steer.serving.serve import Served
+    from steer.serving.serve import ServerInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,7 @@ def serve(
     allow_idle: bool = False,
     allow_other_model: bool = False,
     log_requests: Callable[[str], None] = lambda text: None,
-    on_up: Callable[[Served], None] = lambda served: None,
+    on_up: Callable[[ServerInfo], None] = lambda served: None,
     warn: Callable[[str], None] = _warn,
 ) -> None:
     """Serve a model with OpenAI's API and steer's page, until interrupted (Ctrl-C).

@@ -227,7 +227,9 @@ def make(
         if not isinstance(chosen, Contrasts):
             chosen = contrast_set(chosen, **data)
         if "chat" not in data:
-            chosen = chosen.suited(has_template=model.inner.identity.chat_template is not None)
+            chosen = chosen.for_template(
+                has_template=model.inner.identity.chat_template is not None
+            )
         vector = extract_calibrated(
             LocalWorker(model.inner),
             chosen,
