@@ -242,7 +242,7 @@ def loss(
 
 
 def runs_responses(model: Model, edits: Edits, lessons: Sequence[Lesson]) -> bool:
-    """Whether responses run alone, after the keys and values of what stands before them."""
+    """Whether responses can run alone, after the cached keys and values of their beginnings."""
     has_beginnings = all(len(lesson.baseline) > lesson.n + 1 for lesson in lessons)
     return edits.response and has_beginnings and takes_beginnings(model)
 

@@ -208,7 +208,7 @@ def _fit_to_time(
     held_out = data.held_out
     texts = held_out.all_texts
     n_items = len(texts) // (1 if held_out.pairs is None else 2)
-    # Four characters a token, and what a template adds.
+    # Four characters a token, and 30 tokens for a template.
     length = 30 + sum(map(len, texts)) / 4 / max(1, len(texts))
     full = Size(n_items or data.samples, data.samples, data.max_tokens, len(grid.rows))
     speed = pace(model)
