@@ -60,7 +60,7 @@ if TYPE_CHECKING:
         verify,
     )
     from steer.library.models import Conversation, FitWarning, Model, load, wrap
-    from steer.library.servers import EngineSteering, ServerCheck, check_server, drive
+    from steer.library.servers import EngineSteering, ServerCheck, check_server, drive, serve
     from steer.library.tasks import (
         ImportNote,
         Readings,
@@ -79,6 +79,7 @@ if TYPE_CHECKING:
         sweep,
     )
     from steer.library.vectors import Vector, parse, read
+    from steer.serving.serve import ServerInfo
     from steer.steering.generation import Generation
     from steer.steering.recipe import Recipe
     from steer.steering.steers import Steer
@@ -107,6 +108,7 @@ _PUBLIC = {
     "Readings": "library.tasks",
     "Recipe": "steering.recipe",
     "ServerCheck": "library.servers",
+    "ServerInfo": "serving.serve",
     "SiteError": "base.errors",
     "Steer": "steering.steers",
     "SteerError": "base.errors",
@@ -149,6 +151,7 @@ _PUBLIC = {
     "read_pack": "library.concepts",
     "read_recipe": "library.files",
     "record": "library.tasks",
+    "serve": "library.servers",
     "sign": "library.files",
     "split": "library.checks",
     "suite": "library.tasks",
@@ -190,6 +193,7 @@ __all__ = [
     "Readings",
     "Recipe",
     "ServerCheck",
+    "ServerInfo",
     "SiteError",
     "Steer",
     "SteerError",
@@ -233,6 +237,7 @@ __all__ = [
     "read_pack",
     "read_recipe",
     "record",
+    "serve",
     "sign",
     "split",
     "suite",

@@ -61,7 +61,7 @@ def devices() -> str:
 
 def examine(model: Model) -> Iterator[Check]:
     """Run each check, in an order in which the first failure explains later ones."""
-    patient = _Patient(model)
+    patient = _TestedModel(model)
     steps: list[tuple[str, Callable[[], str], str]] = [
         ("model runs", patient.runs, "try another --dtype or --device"),
         ("tokenizer", patient.tokenizer, "apply works; extract, monitor and --chat may not"),
@@ -77,7 +77,7 @@ def examine(model: Model) -> Iterator[Check]:
         yield check(name, look, advice)
 
 
-class _Patient:
+class _TestedModel:
     """A model, a text, and its unsteered logits."""
 
     def __init__(self, model: Model) -> None:

@@ -32,7 +32,7 @@ class Workers(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class InProcess:
+class LocalWorker:
     """A single worker in this process."""
 
     model: Model
@@ -82,4 +82,4 @@ def elsewhere(workers: Workers, source: ModelSource) -> RemoteModel:
 
 def workers_of(model: Model) -> Workers:
     """The workers that hold the model's weights."""
-    return model.workers if isinstance(model, RemoteModel) else InProcess(model)
+    return model.workers if isinstance(model, RemoteModel) else LocalWorker(model)

@@ -11,7 +11,7 @@ from recorded import pairs
 from steer.extraction import ReadSettings, plan, record_contrasts
 from steer.fitting.activations import resume
 from steer.hooks import record
-from steer.workers import InProcess
+from steer.workers import LocalWorker
 
 PAIRS = [(f"w{i} w{i + 7} w{i + 9}", f"w{i} w{i + 20} w{i + 3}") for i in range(3, 39)]
 
@@ -22,7 +22,7 @@ def main() -> None:
     planned = plan(model, pairs(*PAIRS), ReadSettings())
 
     def recorded(path: Path) -> None:
-        with record_contrasts(InProcess(model), planned, path):
+        with record_contrasts(LocalWorker(model), planned, path):
             pass
 
     def passages(path: Path) -> int:

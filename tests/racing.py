@@ -22,7 +22,7 @@ from steer.sharing.address import parse_folder, parse_vector
 from steer.sharing.opening import open_place
 from steer.sharing.places import contents
 from steer.sharing.pull import pull
-from steer.sharing.push import Parcel, push
+from steer.sharing.push import VectorUpload, push
 from steer.vectors import lock, store
 from steer.vectors.vector import SteeringVector
 
@@ -41,8 +41,8 @@ def write(vector: SteeringVector) -> None:
 
 def push_to(place: str) -> Callable[[SteeringVector], None]:
     def push_one(vector: SteeringVector) -> None:
-        parcel = Parcel("calm", store.to_bytes(vector), vector.metadata)
-        push(parse_folder(place), [parcel], {}, force=True)
+        upload = VectorUpload("calm", store.to_bytes(vector), vector.metadata)
+        push(parse_folder(place), [upload], {}, force=True)
 
     return push_one
 

@@ -17,7 +17,7 @@ from steer.methods.registry import fit_methods
 from steer.models.model import Model
 from steer.vectors.positions import parse_list
 from steer.vectors.vector import SteeringVector
-from steer.workers import InProcess
+from steer.workers import LocalWorker
 
 
 def extract(
@@ -31,7 +31,9 @@ def extract(
     planned = plan(model, contrasts, settings(**read))
     with (
         TemporaryDirectory() as folder,
-        record_contrasts(InProcess(model), planned, Path(folder) / "part", on_progress) as recorded,
+        record_contrasts(
+            LocalWorker(model), planned, Path(folder) / "part", on_progress
+        ) as recorded,
     ):
         return best(fit_vectors(recorded, FitSettings(name="x", method=method)))
 

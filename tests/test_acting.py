@@ -226,13 +226,13 @@ def test_a_bound_that_nothing_comes_to_is_no_fault() -> None:
 def test_nobody_looks_once_all_rows_have_acted(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.model("llama")
     looks = []
-    original = acting_module.Lookout.compare
+    original = acting_module.ChangeDetector.compare
 
-    def counted(self: acting_module.Lookout, *arguments: object) -> None:
+    def counted(self: acting_module.ChangeDetector, *arguments: object) -> None:
         looks.append(1)
         original(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(acting_module.Lookout, "compare", counted)
+    monkeypatch.setattr(acting_module.ChangeDetector, "compare", counted)
     for when in ({}, {"scope": Scope("response")}, {"schedule": Schedule("decay", 4)}):
         looks.clear()
         written(model, PROMPTS, [replace(tiny.steer(model, layers=(0, 1, 2)), **when)], 12)

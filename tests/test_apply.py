@@ -13,6 +13,7 @@ from steer.base.errors import HookError, SteerError
 from steer.base.text import cut
 from steer.generate import apply, decoding
 from steer.generate.apply import Generation, Sampling, generate
+from steer.generate.decoding import drawn
 from steer.hooks.clock import TokenClock
 from steer.hooks.hooks import placed
 from steer.hooks.inject import injected
@@ -390,3 +391,19 @@ def test_a_batch_that_does_not_fit_is_written_in_parts(
     assert continuations == expected
     assert sizes == [5, 2, 2, 1, 2], "what did not fit once is not tried again"
     assert sum(counts) == len(begun)
+
+
+@pytest.mark.parametrize("n_tokens", [7, 256, 3000])
+def test_tokens_are_drawn_as_often_as_they_are_likely(n_tokens: int) -> None:
+    """Also across the blocks in which probabilities are summed."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(1, n_tokens, generator=generator)
+    logits[:, ::3] = -torch.inf
+    uniform = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    uniform = torch.cat([torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), uniform])
+    tokens = drawn(logits.expand(len(uniform), -1), uniform)
+    shares = torch.bincount(tokens, minlength=n_tokens) / len(uniform)
+    assert (shares - logits[0].softmax(-1)).abs().max() < 2e-4
+    assert not shares[::3].any()
+    assert torch.equal(drawn(logits, uniform[700:701]), tokens[700:701])
+    assert int(drawn(torch.full((1, n_tokens), torch.nan), uniform[:1])) < n_tokens

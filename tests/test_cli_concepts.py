@@ -272,7 +272,7 @@ def test_the_tree_has_every_concept_once(built: Path) -> None:
 
 
 def test_compare_shows_a_pack(built: Path) -> None:
-    working = len(index.read(built).working)
+    working = len(index.read(built).working_rows)
     result = steer("compare", "--pack", built, "--html", "map.html")
     if working < 2:
         assert result.exit_code == 1

@@ -180,13 +180,13 @@ def test_finished_comparisons_are_not_made_again(monkeypatch: pytest.MonkeyPatch
     arguments = (pocket(), PROMPT, QUESTIONS[:12], settings)
     first = compile_prompt(*arguments, journals=lambda *_: journal)
     fits: list[Sequence[int]] = []
-    sequential = hybrid.Sequential
+    sequential = hybrid.SequentialRegression
 
     def counted(model: Model, lessons: Sequence[Any], *rest: Any, **more: Any) -> Any:
         fits.append(())
         return sequential(model, lessons, *rest, **more)
 
-    monkeypatch.setattr(hybrid, "Sequential", counted)
+    monkeypatch.setattr(hybrid, "SequentialRegression", counted)
     again = compile_prompt(*arguments, journals=lambda *_: journal)
     assert again.to_dict() == first.to_dict()
     assert len(fits) <= 2  # the best edit, and the edit alone: their numbers are not kept

@@ -16,7 +16,7 @@ from steer.concepts import pack, questions, words
 from steer.concepts.answers import Query, write
 from steer.concepts.build import build
 from steer.concepts.concept import Concept, concept_of, condition, find, form, slug
-from steer.concepts.effect import Writer, costs, moves
+from steer.concepts.effect import Writer, costs, effect_sums
 from steer.concepts.make import ConceptVector, _Work, make
 from steer.concepts.settings import MakeSettings
 from steer.generate.apply import continue_ids
@@ -168,11 +168,11 @@ def test_words_and_files_are_told_apart(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "patient").write_text("x", encoding="utf-8")
     assert words.looks_like_file("patient")
     with pytest.raises(UsageError, match="is a file"):
-        words.understood("patient", "impatient")
-    assert words.understood("pirate").concept.positive == "a pirate"
-    assert words.understood("pirate", "landlubber").concept.positive == "pirate"
+        words.interpret("patient", "impatient")
+    assert words.interpret("pirate").concept.positive == "a pirate"
+    assert words.interpret("pirate", "landlubber").concept.positive == "pirate"
     with pytest.raises(UsageError, match="empty"):
-        words.understood("patience", "")
+        words.interpret("patience", "")
 
 
 def test_rows_under_steers_of_their_own_are_what_they_are_alone(pocket: Model) -> None:
@@ -198,9 +198,9 @@ def test_what_an_answer_is_measured_with_does_not_depend_on_its_neighbours(pocke
     answers = write(pocket, queries, max_tokens=8)
     poles = ("[mood: joyful]", "[mood: gloomy]")
     writers: list[Writer] = [steers, "[mood: joyful]", ""]
-    moved, priced = moves(pocket, answers, poles, steers), costs(pocket, answers, writers)
+    moved, priced = effect_sums(pocket, answers, poles, steers), costs(pocket, answers, writers)
     for index, (answer, writer) in enumerate(zip(answers, writers, strict=True)):
-        own = moves(pocket, [answer], poles, steers)
+        own = effect_sums(pocket, [answer], poles, steers)
         assert np.allclose([moved.gap[index], moved.moved[index]], [own.gap[0], own.moved[0]], 1e-3)
         assert np.allclose(priced.nats[index], costs(pocket, [answer], [writer]).nats, 1e-3)
     assert moved.effect.value > 0.2
@@ -214,8 +214,8 @@ def test_the_effect_of_nothing_is_0_and_turns_with_the_poles(pocket: Model) -> N
     )
     answers = write(pocket, [Query("", "One day", False)], max_tokens=8)
     poles = ("[mood: joyful]", "[mood: gloomy]")
-    assert moves(pocket, answers, poles, nothing).moved.tolist() == [0.0]
-    there, back = (moves(pocket, answers, way, steers) for way in (poles, poles[::-1]))
+    assert effect_sums(pocket, answers, poles, nothing).moved.tolist() == [0.0]
+    there, back = (effect_sums(pocket, answers, way, steers) for way in (poles, poles[::-1]))
     assert there.moved[0] == pytest.approx(-back.moved[0])
     assert there.gap[0] == pytest.approx(back.gap[0])
     own = costs(pocket, answers, [""])
@@ -275,7 +275,7 @@ def test_what_fails_in_a_group_is_tried_alone(
         if any(work.concept.name == "calm" for work in works):
             raise InputError("this one fails")
 
-    monkeypatch.setattr("steer.concepts.make._Maker._choose", choose)
+    monkeypatch.setattr("steer.concepts.make._ConceptMaker._choose", choose)
     joy, calm = make(pocket, poles, QUICK)
     assert joy.report.layers and "this one fails" not in joy.report.reason
     assert calm.report.reason == "this one fails" and calm.vector is None
@@ -302,7 +302,7 @@ def test_workers_make_what_one_process_makes(
     pocket: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("steer.concepts.make.TOGETHER", 1)
-    chosen = pack.of(
+    chosen = pack.pack_of(
         [concept_of("[mood: joyful]", "[mood: gloomy]", name="joy"),
          concept_of("[style: formal]", "[style: casual]", name="formal")]
     )  # fmt: skip

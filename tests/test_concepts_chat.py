@@ -43,8 +43,8 @@ def test_a_chat_model_heeds_what_changes_every_word(built: index.BuiltPack) -> N
 
 
 def test_some_of_it_is_one_direction(built: index.BuiltPack) -> None:
-    assert built.working, [(row.name, row.reason) for row in built.rows]
-    for row in built.working:
+    assert built.working_rows, [(row.name, row.reason) for row in built.rows]
+    for row in built.working_rows:
         assert (row.number("effect") or 0) >= LEAST_EFFECT
         recommended = steer.read(built.vector_path(row)).metadata.recommended
         assert recommended.layers == row.layers

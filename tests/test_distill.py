@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 
 from steer.base.errors import InputError, SiteError, UsageError, VectorError
 from steer.base.journal import Journal
-from steer.base.progress import Advance, Phase
+from steer.base.progress import Advance, Phase, silent
 from steer.cli.main import app
 from steer.distillation.ceiling import ceiling
 from steer.distillation.checkpoints import Checkpoint, Checkpoints
@@ -105,7 +105,7 @@ class PlantedTeacher(Teacher):
 
     @torch.no_grad()
     def __call__(self, taught: Sequence[Lesson]) -> Tensor:
-        with self._edits.acting(taught):
+        with self._edits.active(taught):
             return log_probs(self.model, [(lesson.baseline, lesson.n) for lesson in taught])
 
 
@@ -449,6 +449,7 @@ def test_an_interrupted_descent_goes_on_from_its_last_validation(
             backward(*arguments)
 
         edits = Edits(model, unspread(Site(1)), 3, seed=0, response=False)
+        task.prepare(edits, silent)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Task, "backward", lambda self, *arguments: counted(*arguments))
             descended = descend(task, edits, Schedule(100, 0.02, 8, seed=0), checkpoint=checkpoint)

@@ -21,7 +21,7 @@ from steer.evaluation import choice
 from steer.evaluation.choice import Budget, decide
 from steer.evaluation.scoring import Scorer
 from steer.measures.elimination import FEWEST, LEAVE, contenders, looks, n_looks
-from steer.measures.grids import PILOT, SHARES, Scores, pilot, promising, reach, thinned
+from steer.measures.grids import PILOT, SHARES, Scores, pilot, promising_rows, reach, thinned
 from steer.measures.selection import pareto
 
 VECTOR = Path(__file__).parents[1] / "vectors" / "joyful.safetensors"
@@ -64,7 +64,7 @@ def test_three_coefficients_show_the_row_that_holds_the_choice(
     assert [coefficient.value for coefficient in few.rows[0].coefficients] == shares[
         columns
     ].tolist()
-    kept = promising(scores_of(effects[:, columns], costs[:, columns]), 0.1)
+    kept = promising_rows(scores_of(effects[:, columns], costs[:, columns]), 0.1)
     best = np.where(costs <= 0.1, effects, -np.inf)
     assert kept == sorted(set(kept))
     if best.max() > 0:
@@ -75,7 +75,7 @@ def test_small_grids_and_the_users_own_coefficients_are_not_looked_at_first() ->
     assert pilot(grid_of(11, SHARES)) is None
     assert pilot(grid_of(30, (0.1, 0.2))) is None
     # Where nothing is within the budget, nothing is known of the rows.
-    assert promising(scores_of(np.ones((12, 3)), np.ones((12, 3))), 0.1) == list(range(12))
+    assert promising_rows(scores_of(np.ones((12, 3)), np.ones((12, 3))), 0.1) == list(range(12))
 
 
 def test_a_quick_look_has_layers_from_all_through_the_middle() -> None:

@@ -25,7 +25,7 @@ from steer.vectors.metadata import LayerStatistics, Spread
 from steer.vectors.provenance import ContrastSummary, ModelIdentity, Read
 from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
-from steer.workers import InProcess
+from steer.workers import LocalWorker
 
 WIDTH = 16
 METHODS = list(fit_methods().names)
@@ -376,9 +376,9 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_bytes(
 
     path, planned = tmp_path / "part", plan(model, SOME, ReadSettings())
     with pytest.raises(PowerCutError):
-        record_contrasts(InProcess(model), planned, path, cut)
+        record_contrasts(LocalWorker(model), planned, path, cut)
     counts: list[int] = []
-    with record_contrasts(InProcess(model), planned, path, counts.append) as recorded_file:
+    with record_contrasts(LocalWorker(model), planned, path, counts.append) as recorded_file:
         again = fit_one(recorded_file, FitSettings(name="x"))
     assert counts[0] > 0
     assert sum(counts) == SOME.n_passages

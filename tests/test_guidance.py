@@ -15,7 +15,7 @@ from steer.base.errors import InputError, SiteError, UsageError
 from steer.cli.main import app
 from steer.generate.apply import generate, rows_of
 from steer.generate.batch import Batch
-from steer.generate.guidance import guidance, guided, patched
+from steer.generate.guidance import guidance, guide_activations, guided
 from steer.steering.generation import Guide, Sampling
 
 SAMPLING = Sampling(max_tokens=8, temperature=1.0, seed=3)
@@ -126,12 +126,12 @@ def test_guided_at_the_last_layer_strength_1_is_the_prompt_and_0_the_text_withou
 def test_each_new_token_is_guided_once() -> None:
     """A row per prompt and one for each condition: only the newest position of plain rows moves."""
     resid = torch.arange(2 * 2 * 3 * 2.0).view(4, 3, 2)
-    moved = patched([0.5])(resid)
+    moved = guide_activations([0.5])(resid)
     assert moved is not None
     assert torch.equal(moved[1::2], resid[1::2])
     assert torch.equal(moved[::2, :-1], resid[::2, :-1])
     assert torch.equal(moved[::2, -1], (resid[::2, -1] + resid[1::2, -1]) / 2)
-    same = patched([1.0, 0.0])(torch.arange(3 * 2.0).view(3, 1, 2))
+    same = guide_activations([1.0, 0.0])(torch.arange(3 * 2.0).view(3, 1, 2))
     assert same is not None
     assert torch.equal(same[0], same[1])
 

@@ -22,7 +22,7 @@ from steer.evaluation.task import Task
 from steer.evaluation.task import journal as evaluation_journal
 from steer.evaluation.written import TextSettings
 from steer.measures.grids import Grid
-from steer.workers import InProcess, RemoteModel
+from steer.workers import LocalWorker, RemoteModel
 
 
 def test_another_run_finds_what_was_done() -> None:
@@ -106,7 +106,7 @@ def test_work_in_another_precision_is_other_work_wherever_it_is_done() -> None:
                 here.tokenizer,
                 here.identity,
                 here.hooks,
-                workers=InProcess(here),
+                workers=LocalWorker(here),
                 described=f"tiny · cuda:0 {dtype}",
             )
             for dtype in ("float32", "bfloat16")

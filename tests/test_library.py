@@ -454,6 +454,26 @@ def test_a_sweep_from_rows(model: Model) -> None:
     assert shares["scoring"] == pytest.approx(1)
 
 
+def test_names_and_paths_stand_for_vectors(
+    model: Model, warm: steer.Vector, tmp_path: Path
+) -> None:
+    warm.save(tmp_path / "warm.safetensors")
+    path = tmp_path / "warm.safetensors"
+    text = "One day Mara laughed."
+    of_path, of_value = (
+        steer.monitor(model, text, vector).traces[0].values for vector in (path, warm)
+    )
+    np.testing.assert_array_equal(of_path, of_value)
+    assert steer.describe(path, [warm, warm], 1) == steer.describe(warm, [path, path], 1)
+    for use in (
+        lambda: steer.sweep(model, "nobody", PAIRS),
+        lambda: steer.monitor(model, text, ["nobody"]),
+        lambda: steer.describe("nobody", [warm]),
+    ):
+        with pytest.raises(VectorError, match="nobody"):
+            use()
+
+
 def test_export_and_convert_are_inverse(model: Model, warm: steer.Vector, tmp_path: Path) -> None:
     steer.export(warm(1, layers="all"), tmp_path / "warm.npz")
     with pytest.warns(steer.ImportNote):

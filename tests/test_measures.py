@@ -14,9 +14,9 @@ from steer.measures.baselines import LEVEL, N_CHANCE, reach_of_chance
 from steer.measures.formulas import (
     distinct,
     has_word,
-    moved,
     multiple_choice,
     preference,
+    share_moved,
     wrong_way,
 )
 
@@ -43,7 +43,7 @@ def test_the_two_answers_share_all_probability_between_them(
 
 def test_which_items_move_the_wrong_way() -> None:
     shifts = [0.5, -0.1, 0.0, -2.0]
-    assert moved(shifts).value == 0.25  # what did not move did not move the right way
+    assert share_moved(shifts).value == 0.25  # what did not move did not move the right way
     assert wrong_way(shifts) == [3, 1]
 
 

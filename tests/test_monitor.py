@@ -33,13 +33,13 @@ from steer.steering.readouts import Readout, readouts
 from steer.vectors.provenance import Read
 from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
-from steer.workers import InProcess
+from steer.workers import LocalWorker
 
 
 def monitor(
     model: Model, texts: Sequence[str], chosen: Sequence[Readout], **settings: Any
 ) -> list[Trace]:
-    return monitor_in(InProcess(model), tokenize(model, texts, **settings), chosen)
+    return monitor_in(LocalWorker(model), tokenize(model, texts, **settings), chosen)
 
 
 TEXTS = ["w3 w4 w5 w6 w7 w8", "w9", "w10 w11 w12", "w20 w21 w22 w23 w24 w25 w26 w27"]

@@ -14,7 +14,7 @@ from steer.base.errors import UsageError
 from steer.distillation import within
 from steer.distillation.settings import DistillSettings
 from steer.evaluation import evaluations, suites, sweeps
-from steer.generate.pace import Pace, Size, fitting, left_out, pace, sizes
+from steer.generate.pace import Pace, Size, largest_size, left_out, pace, sizes
 
 counts = st.integers(1, 200)
 wholes = st.builds(Size, counts, counts, counts, st.none() | counts)
@@ -44,10 +44,10 @@ def test_more_time_never_leaves_more_out(full: Size, shorter: float, other: floa
     assert every[0] == full
     for before, after in itertools.pairwise(every):
         assert work(after) <= work(before)
-    less, more = (fitting(every, work, time)[0] for time in sorted((shorter, other)))
+    less, more = (largest_size(every, work, time)[0] for time in sorted((shorter, other)))
     assert work(less) <= work(more)
-    assert fitting(every, work, 1e9)[0] == full and left_out(full, full, full.layers) == ""
-    smallest = fitting(every, work, 1e-9)[0]
+    assert largest_size(every, work, 1e9)[0] == full and left_out(full, full, full.layers) == ""
+    smallest = largest_size(every, work, 1e-9)[0]
     assert smallest == every[-1]
     assert (left_out(full, smallest, full.layers) == "") == (smallest == full)
 
@@ -76,7 +76,8 @@ def test_a_suite_takes_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = suites.Settings(("pca",), samples=40, max_tokens=50)
     notes: list[str] = []
     short, every = (
-        suites._within(time, tiny.model("llama"), 3, settings, notes.append) for time in (1, 1e7)
+        suites._fit_to_time(time, tiny.model("llama"), 3, settings, notes.append)
+        for time in (1, 1e7)
     )
     assert every == settings and "all of it" in notes[1]
     assert (short.samples, short.max_tokens) == (8, 16)

@@ -20,7 +20,7 @@ from steer.base.errors import SteerError
 from steer.base.shipped import SHIPPED
 from steer.concepts.make import make
 from steer.concepts.settings import MakeSettings
-from steer.concepts.words import understood
+from steer.concepts.words import interpret
 from steer.extraction import ReadSettings, extract
 from steer.fitting.fitting import FitSettings
 from steer.generate.apply import generate
@@ -32,7 +32,7 @@ from steer.library.data import contrast_set
 from steer.models.loading import load
 from steer.models.model import Model
 from steer.models.source import ModelSource
-from steer.serving import making, pages
+from steer.serving import pages, workshop
 from steer.serving.batching import MOST_WORK, Batcher, Between
 from steer.serving.errors import RequestError
 from steer.serving.library import Library, add_shipped, read_library
@@ -40,7 +40,7 @@ from steer.serving.middleware import Access
 from steer.serving.sockets import first_free
 from steer.steering.generation import Guide, Sampling
 from steer.vectors import store
-from steer.workers import InProcess
+from steer.workers import LocalWorker
 
 ROOT = Path(__file__).parents[1]
 PROMPT = "One day Mara woke up."
@@ -372,7 +372,7 @@ PAIRS = [
 def test_a_vector_is_made_as_extract_makes_it_and_saved(tmp_path: Path) -> None:
     own = Library(dict(library().vectors))
     expected = extract(
-        InProcess(model()),
+        LocalWorker(model()),
         contrast_set(PAIRS),
         ReadSettings(),
         FitSettings(name="liking"),
@@ -400,9 +400,9 @@ def test_words_make_the_vector_that_they_make_elsewhere(
 ) -> None:
     few: dict[str, Any] = {"train": 10, "choice": 3, "held_out": 8, "max_tokens": 16}
     few |= {"strengths": (1.0, 2.0)}
-    monkeypatch.setattr(making, "QUICK", few)
+    monkeypatch.setattr(workshop, "QUICK", few)
     words = {"word": "joyful", "against": "gloomy"}
-    concept = understood(*words.values(), name="mood").concept
+    concept = interpret(*words.values(), name="mood").concept
     [expected] = make(model(), [concept], MakeSettings(**few))
     own = Library(dict(library().vectors))
     with Here(model(), own, folder=tmp_path) as server:

@@ -32,7 +32,7 @@ from steer.vectors import store
 from steer.vectors.parts import Part, Parts, format_parts, parse_parts
 from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
-from steer.workers import InProcess
+from steer.workers import LocalWorker
 
 #: The families of `families` with experts, and the layers that have them.
 ROUTED = {"mixtral": (0, 1, 2), "qwen3_moe": (1, 2), "gpt_oss": (0, 1, 2)}
@@ -165,7 +165,7 @@ def test_the_self_test_covers_them(family: str) -> None:
 @pytest.mark.parametrize(("family", "site"), [("llama", "heads"), ("mixtral", "router")])
 def test_a_vector_of_parts_is_kept_in_a_file(family: str, site: str, tmp_path: Path) -> None:
     read_settings = ReadSettings((site,))  # type: ignore[arg-type]
-    model = InProcess(model_of(family))
+    model = LocalWorker(model_of(family))
     vector = extract(model, SOME, read_settings, FitSettings("x", keep=3)).best
     assert len(vector.kept_parts) == 3
     assert vector.metadata.recommended.layers == vector.metadata.layers
@@ -221,7 +221,7 @@ def test_parts_are_typed() -> None:
 def test_sites_of_other_widths_are_read_apart() -> None:
     with pytest.raises(SiteError, match="different widths") as caught:
         extract(
-            InProcess(model_of("llama")),
+            LocalWorker(model_of("llama")),
             SOME,
             ReadSettings(("heads", "resid_post")),
             FitSettings("x"),

@@ -21,7 +21,7 @@ from steer.extraction import Plan, ReadSettings, plan, record_contrasts
 from steer.models.loading import load
 from steer.models.model import Model
 from steer.models.source import ModelSource
-from steer.workers import InProcess, once
+from steer.workers import LocalWorker, once
 
 pytest.importorskip("ray", reason="Ray is not installed: make test-ray")
 
@@ -67,7 +67,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
 
 
 def recorded(planned: Plan, model: Model, path: Path) -> bytes:
-    with record_contrasts(InProcess(model), planned, path):
+    with record_contrasts(LocalWorker(model), planned, path):
         pass
     return path.read_bytes()
 

@@ -175,7 +175,7 @@ def test_a_choice_keeps_the_hashes_of_its_texts_and_old_files_their_bytes(
     new = with_choice(model, ["a", "b"]).metadata
     assert decode(encode(new), "x").recommended.chosen_on == sketch(["b", "a"])
     if swept.recommended is not None:
-        assert swept.recommending().metadata.recommended.chosen_on == swept.chosen_on
+        assert swept.recommended_vector().metadata.recommended.chosen_on == swept.chosen_on
 
 
 def test_a_grid_of_one_cell_is_not_called_stable(model: Model) -> None:

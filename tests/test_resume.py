@@ -20,7 +20,7 @@ from steer.base.errors import SteerError
 from steer.extraction import ReadSettings, plan, record_contrasts
 from steer.fitting.activations import resume
 from steer.vectors.positions import Position
-from steer.workers import InProcess
+from steer.workers import LocalWorker
 
 DTYPES = (torch.bfloat16, torch.float32)
 
@@ -86,7 +86,7 @@ def test_what_is_exactly_zero_has_been_recorded(tmp_path: Path) -> None:
     with resume(tmp_path / "a", planned.recording) as kept:
         kept.put([0], np.zeros((1, 1, 32), np.float32), np.zeros((1, 1), np.float32))
         assert kept.done().tolist() == [True, False]
-    with record_contrasts(InProcess(model), planned, tmp_path / "a") as kept:
+    with record_contrasts(LocalWorker(model), planned, tmp_path / "a") as kept:
         assert kept.done().all()
 
 
@@ -99,9 +99,9 @@ def test_what_another_precision_began_is_not_gone_on_with(tmp_path: Path) -> Non
     ]
     with resume(tmp_path / "begun", plans[0].recording) as kept:
         kept.put([0, 1], np.ones((2, 3, 32), np.float32), np.ones((2, 3), np.float32))
-    with record_contrasts(InProcess(full), plans[1], tmp_path / "begun"):
+    with record_contrasts(LocalWorker(full), plans[1], tmp_path / "begun"):
         pass
-    with record_contrasts(InProcess(full), plans[1], tmp_path / "anew"):
+    with record_contrasts(LocalWorker(full), plans[1], tmp_path / "anew"):
         pass
     assert (tmp_path / "begun").read_bytes() == (tmp_path / "anew").read_bytes()
 

@@ -155,13 +155,13 @@ def test_a_vector_that_was_never_saved_is_known_by_its_numbers() -> None:
 def test_a_recording_that_other_weights_began_begins_anew(tmp_path: Path) -> None:
     from steer.extraction import record_contrasts
     from steer.fitting.activations import resume
-    from steer.workers import InProcess
+    from steer.workers import LocalWorker
 
     before, after = fresh(), one_weight(fresh())
     plans = [plan(key, pairs(("w3", "w4")), ReadSettings()) for key in (before, after)]
     with resume(tmp_path / "a", plans[0].recording) as begun:
         begun.put([0], np.ones((1, 3, 32), np.float32), np.ones((1, 3), np.float32))
     for path in ("a", "b"):
-        with record_contrasts(InProcess(after), plans[1], tmp_path / path):
+        with record_contrasts(LocalWorker(after), plans[1], tmp_path / path):
             pass
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

@@ -11,22 +11,24 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from families import RECURRENT, build_recurrent
 from torch import Tensor
 from typer.testing import CliRunner
 
 from steer.base.errors import InputError, SteerError, UsageError
 from steer.base.journal import Journal
 from steer.cli.main import app
-from steer.distillation import sequence
-from steer.distillation.below import BlockOutputs, spilled
+from steer.distillation import lowrank, sequence
+from steer.distillation.below import BlockOutputs, copy_to_disk
 from steer.distillation.distill import distill
 from steer.distillation.lessons import Conditions, Lesson, log_probs, write_lessons
-from steer.distillation.lowrank import Edits, Teacher, divergences
+from steer.distillation.lowrank import Edits, Teacher, divergences, loss, runs_responses
 from steer.distillation.quick import quick
 from steer.distillation.ridge import Moments, Spread
-from steer.distillation.sequence import Sequential
+from steer.distillation.sequence import SequentialRegression
 from steer.distillation.settings import DistillSettings
 from steer.hooks import head
+from steer.hooks.beginnings import takes_beginnings
 from steer.vectors import store
 from steer.vectors.sites import Site
 
@@ -154,8 +156,8 @@ def test_the_stream_above_an_edit_is_that_of_the_edited_model(lessons: list[Less
     model = tiny.model("llama")
     ridges = []
     for trunks in (True, False):
-        regressions = Sequential(model, lessons, (0, 1, 2), response=True)
-        regressions._trunks = trunks
+        regressions = SequentialRegression(model, lessons, (0, 1, 2), response=True)
+        regressions._takes_trunks = trunks
         ridges.append(regressions.fit((0, 1, 2), 4, 1e-2))
     x = torch.randn(5, model.identity.d_model)
     for site, affine in ridges[0].items():
@@ -165,7 +167,7 @@ def test_the_stream_above_an_edit_is_that_of_the_edited_model(lessons: list[Less
 def test_an_edit_in_any_units_does_what_its_regression_does(lessons: list[Lesson]) -> None:
     model = tiny.model("llama")
     width = model.identity.d_model
-    affine = Sequential(model, lessons, (1,), response=True).fit((1,), 4, 1e-2)[Site(1)]
+    affine = SequentialRegression(model, lessons, (1,), response=True).fit((1,), 4, 1e-2)[Site(1)]
     x = torch.randn(50, width)
     for deviation in (torch.ones(width), torch.logspace(-2, 2, width)):
         other = replace(affine, spread=Spread(torch.randn(width), deviation))
@@ -179,7 +181,7 @@ def test_forwards_from_the_stream_below_are_whole_forwards(
     lessons: list[Lesson], response: bool
 ) -> None:
     model = tiny.model("llama")
-    regressions = Sequential(model, lessons, (1, 2), response=response)
+    regressions = SequentialRegression(model, lessons, (1, 2), response=response)
     edits = Edits.of(model, regressions.fit((1, 2), 4, 1e-2), response=response)
     below = BlockOutputs.of(model, lessons, 1)
     assert below is not None
@@ -188,6 +190,37 @@ def test_forwards_from_the_stream_below_are_whole_forwards(
         divergences(model, lessons, teacher, edits, below=stored) for stored in (None, below)
     )
     assert upper == pytest.approx(full, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "mistral"])
+def test_responses_alone_have_the_loss_and_the_gradient_of_whole_rows(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.model(family)
+    assert takes_beginnings(model)
+    lessons = write_lessons(model, CONDITIONS, PROMPTS, range(6), max_tokens=8, seed=0)
+    affines = SequentialRegression(model, lessons, (0, 1), response=True).fit((0, 1), 4, 1e-2)
+    teacher = Teacher(model, lessons)
+
+    def results() -> list[torch.Tensor]:
+        edits = Edits.of(model, affines, response=True)
+        tokens = loss(model, edits, lessons, teacher)
+        tokens.sum().backward()
+        gradients = [part.grad for part in edits.parameters]
+        assert runs_responses(model, edits, lessons) is alone
+        return [tokens.detach(), *(part for part in gradients if part is not None)]
+
+    alone = True
+    first = results()
+    monkeypatch.setattr(lowrank, "takes_beginnings", lambda model: False)
+    alone = False
+    for part, expected in zip(first, results(), strict=True):
+        assert torch.allclose(part, expected, rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_models_run_whole_rows(name: str) -> None:
+    assert not takes_beginnings(tiny.wrapped(build_recurrent(name), name))
 
 
 def test_a_teacher_that_keeps_hidden_states_says_what_the_network_says(
@@ -237,8 +270,8 @@ def test_a_quick_copy_keeps_the_model_and_its_buffers(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_what_is_spilled_comes_back(dtype: torch.dtype) -> None:
     tensor = torch.randn(3, 4, 5).to(dtype)
-    assert torch.equal(spilled(tensor), tensor)
-    assert spilled(tensor[:, :0]).shape == (3, 0, 5)
+    assert torch.equal(copy_to_disk(tensor), tensor)
+    assert copy_to_disk(tensor[:, :0]).shape == (3, 0, 5)
 
 
 def test_all_positions_that_both_rows_share_are_read() -> None:

@@ -38,7 +38,7 @@ from steer.hooks import trunk
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
 from steer.hooks.inject import injected
-from steer.hooks.trunk import can_be_spared, takes_trunks
+from steer.hooks.trunk import can_restrict_last_mlp, takes_trunks
 from steer.models.model import Model
 from steer.steering.operation import Coefficient, Operation
 from steer.steering.projection import Gate, Pooling, Projection, Threshold
@@ -186,7 +186,7 @@ def test_most_families_take_trunks() -> None:
 
 
 def test_the_last_mlp_of_most_families_runs_where_something_is_scored_alone() -> None:
-    spared = [family for family in FAMILIES if can_be_spared(tiny.model(family))]
+    spared = [family for family in FAMILIES if can_restrict_last_mlp(tiny.model(family))]
     assert len(spared) >= len(FAMILIES) - 2, set(FAMILIES) - set(spared)
     model = tiny.model("llama")
     widths: list[int] = []
@@ -298,7 +298,7 @@ def test_a_text_with_nothing_to_score_is_0() -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Room for a text and two cells at a time."""
+    """MemoryBudget for a text and two cells at a time."""
     monkeypatch.setattr(scoring, "token_budget", lambda model: 24)
     monkeypatch.setattr(scoring, "LOGITS_BUDGET", 1)
     yield
@@ -312,7 +312,7 @@ def test_short_memory_changes_nothing(small: None) -> None:
 def test_a_model_that_takes_no_trunk_is_run_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.model("llama")
     monkeypatch.setattr(scoring, "takes_trunks", lambda model: False)
-    monkeypatch.setattr(scoring, "grown", lambda *_: pytest.fail("a trunk"))
+    monkeypatch.setattr(scoring, "trunk_at", lambda *_: pytest.fail("a trunk"))
     agree(model, [(tiny.steer(model, 2, layers=(1,)),)])
 
 
@@ -330,8 +330,8 @@ def test_the_model_is_left_as_it_was() -> None:
     model = tiny.model("llama")
     ids, _ = model.padded([TEXTS[0].ids], left=False)
     before = model.network(ids).logits
-    grown = trunk.grown(model, ids, 1, None)
-    with pytest.raises(RuntimeError, match="stop"), trunk.replayed(model, grown):
+    trunk_at = trunk.trunk_at(model, ids, 1, None)
+    with pytest.raises(RuntimeError, match="stop"), trunk.replayed(model, trunk_at):
         raise RuntimeError("stop")
     assert all("forward" not in vars(block) for block in model.network.model.layers)
     assert torch.equal(model.network(ids).logits, before)

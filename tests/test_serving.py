@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from msgspec import structs
 from test_cli import steer
 from test_templates import DATED, NO_SYSTEM, THINKING
 
+import steer as package
 from steer.base.errors import SteerError, VectorError
 from steer.models.loading import load
 from steer.models.model import Model
@@ -30,11 +33,11 @@ from steer.serving import limits, requests, vllm_server
 from steer.serving.batching import Batcher, Order
 from steer.serving.connections import Connection
 from steer.serving.errors import RequestError
-from steer.serving.library import LARGEST, Library, Steering, fitting, read_library
+from steer.serving.library import LARGEST, Library, Steering, for_model, read_library
 from steer.serving.limits import MAX_BODY
 from steer.serving.messages import render
 from steer.serving.middleware import Access, SteeringMiddleware
-from steer.serving.responses import End, Piece
+from steer.serving.responses import ChoiceEnd, Piece
 from steer.steering.generation import Row, Sampling
 from steer.steering.operation import Coefficient, Operation
 from steer.steering.scope import Scope
@@ -72,7 +75,7 @@ def test_a_steer_means_what_v_means() -> None:
         Steer(wild, coefficient, (2,), op=Operation("clamp", "pos")),
     ]
     assert steers(None) == steers([]) == []
-    specs = [LIBRARY.as_asked(steer) for steer in steers(requests)]
+    specs = [LIBRARY.as_request(steer) for steer in steers(requests)]
     assert steers(specs) == steers(requests)
 
 
@@ -224,17 +227,17 @@ def test_a_key_is_needed_and_json_is_asked_for() -> None:
 def test_what_vllm_gets_cannot_be_forged() -> None:
     library = Library({"calm": tiny.vector(tiny.model("llama"), layers=(1,))})
     steering = library.steering({"steer": [{"vector": "calm"}]})
-    request_body = vllm_server.handed_on({"prompt": "a"}, steering, library)
+    request_body = vllm_server.vllm_body({"prompt": "a"}, steering, library)
     assert json.loads(request_body["vllm_xargs"]["steer"])[0]["vector"] == "calm"
-    plain = vllm_server.handed_on({"prompt": "a"}, Steering(), library)
+    plain = vllm_server.vllm_body({"prompt": "a"}, Steering(), library)
     assert plain == {"prompt": "a"}
     # A client's own salt neither meets that of steers nor parts from itself.
     salts = [request_body["cache_salt"]]
     for salt in (request_body["cache_salt"], request_body["vllm_xargs"]["steer"], "s"):
         for requested in (Steering(), steering):
             body = {"cache_salt": salt, "vllm_xargs": {"kept": 1}}
-            again = vllm_server.handed_on(dict(body), requested, library)
-            assert again == vllm_server.handed_on(dict(body), requested, library)
+            again = vllm_server.vllm_body(dict(body), requested, library)
+            assert again == vllm_server.vllm_body(dict(body), requested, library)
             assert again["vllm_xargs"]["kept"] == 1
             salts.append(again["cache_salt"])
     assert len(set(salts)) == len(salts)
@@ -247,7 +250,7 @@ def test_what_vllm_gets_cannot_be_forged() -> None:
         {"use_beam_search": True},
     ):
         with pytest.raises(RequestError):
-            vllm_server.handed_on(body, steering, library)
+            vllm_server.vllm_body(body, steering, library)
 
 
 def test_what_vllm_cannot_do_is_an_error_of_the_request() -> None:
@@ -263,7 +266,7 @@ def test_what_vllm_cannot_do_is_an_error_of_the_request() -> None:
         {"cost": True},
     ):
         with pytest.raises(RequestError):
-            vllm_server.handed_on({}, library.steering(requested), library)
+            vllm_server.vllm_body({}, library.steering(requested), library)
     assert vllm_server.shape(library).layers == (1,)
     assert vllm_server.arguments({"a_b": True, "c": False, "d": {"e": 1}, "f": 2}) == [
         "--a-b", "--no-c", "--d", '{"e": 1}', "--f", "2",
@@ -323,7 +326,7 @@ def test_vllm_gets_the_template_arguments_of_vectors() -> None:
 
     def body_of(body: dict[str, Any], typed: list[str]) -> Any:
         template = parse_settings(typed, None)
-        handed = vllm_server.handed_on({"messages": []} | body, steering, library, template)
+        handed = vllm_server.vllm_body({"messages": []} | body, steering, library, template)
         return handed.get("chat_template_kwargs")
 
     assert body_of({}, []) == {"a": 1}
@@ -343,13 +346,13 @@ def test_a_folder_is_read_once_and_only_what_fits_is_served(tmp_path: Path) -> N
     library, notes = read_library(tmp_path)
     assert sorted(library.vectors) == ["mine", "other"]
     assert len(notes) == 2
-    fits, more = fitting(library, model.identity)
+    fits, more = for_model(library, model.identity)
     assert list(fits.vectors) == ["mine"]
     assert "other is left out" in more[0]
     with pytest.raises(SteerError, match="no folder"):
         read_library(tmp_path / "nowhere")
     with pytest.raises(VectorError, match="no vector"):
-        fitting(Library({"other": make_vector()}), model.identity)
+        for_model(Library({"other": make_vector()}), model.identity)
 
 
 def test_nobody_waits_for_a_client_that_has_left() -> None:
@@ -367,7 +370,7 @@ def test_nobody_waits_for_a_client_that_has_left() -> None:
     with Batcher(tiny.model("llama"), pytest.fail) as batcher:
         left, stayed = asyncio.run(run(batcher))
     assert len(left) < 100
-    assert isinstance(stayed[-1], End)
+    assert isinstance(stayed[-1], ChoiceEnd)
     assert sum(isinstance(event, Piece) for event in stayed) > len(left)
 
 
@@ -521,7 +524,7 @@ def test_what_never_ends_is_interrupted() -> None:
             pass
 
     async def run() -> int:
-        preparing = limits.Preparing(1)
+        preparing = limits.TimedThreads(1)
         with pytest.raises(RequestError, match="the template takes more than"):
             await preparing.run(loops, "the template", seconds=0.1)
         return await preparing.run(lambda: 7, "the template")  # its thread is free again
@@ -543,10 +546,10 @@ def test_a_short_request_does_not_wait_for_a_long_one() -> None:
         long = batcher.order(many)
         events = long.stream()
         await anext(events)
-        assert isinstance([event async for event in batcher.order(order).stream()][-1], End)
+        assert isinstance([event async for event in batcher.order(order).stream()][-1], ChoiceEnd)
         before = long.received.qsize()
         rest = [event async for event in events]
-        return before, sum(isinstance(event, End) for event in rest)
+        return before, sum(isinstance(event, ChoiceEnd) for event in rest)
 
     with Batcher(tiny.model("llama"), pytest.fail) as batcher:
         n_lists, ends = asyncio.run(run(batcher))
@@ -626,3 +629,38 @@ def listening() -> Iterator[int]:
         server.should_exit = True
         thread.join()
         at.close()
+
+
+@pytest.mark.parametrize("in_loop", [False, True], ids=["script", "notebook"])
+def test_python_serves_what_the_command_serves(
+    in_loop: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until Ctrl-C, also where an event loop runs already; then the port is free again."""
+    monkeypatch.chdir(tmp_path)
+    seen: list[package.ServerInfo] = []
+    listed: list[str] = []
+
+    def up(served: package.ServerInfo) -> None:
+        def look() -> None:
+            answer = httpx.get(f"{served.url}/vectors", timeout=60, trust_env=False)
+            listed.extend(vector["id"] for vector in answer.json()["data"])
+            os.kill(os.getpid(), signal.SIGINT)
+
+        seen.append(served)
+        threading.Thread(target=look, daemon=True).start()
+
+    async def cell() -> None:
+        package.serve(package.load("pocket"), port=0, steer="joyful:2@2", on_up=up)
+
+    with pytest.raises(KeyboardInterrupt):
+        if in_loop:
+            with closing(asyncio.new_event_loop()) as loop:
+                loop.run_until_complete(cell())
+        else:
+            package.serve(package.load("pocket"), port=0, steer="joyful:2@2", on_up=up)
+    [served] = seen
+    assert sorted(listed) == list(served.vectors) and "joyful" in listed
+    assert len(served.defaults) == 1 and served.to_dict()["page"] == served.page
+    port = int(served.page.rstrip("/").rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", port)):
+        pass

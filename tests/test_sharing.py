@@ -28,7 +28,7 @@ from steer.sharing.address import parse_folder, parse_vector
 from steer.sharing.opening import open_place
 from steer.sharing.places import ChangedError, listing
 from steer.sharing.pull import pull
-from steer.sharing.push import parcel, push
+from steer.sharing.push import prepare_upload, push
 from steer.vectors import lock, signing, store
 from steer.vectors.vector import SteeringVector
 
@@ -194,7 +194,7 @@ def test_only_headers_are_read_to_list(hub: Hub) -> None:
 
     wide = ModelIdentity(id="t", architecture="T", d_model=50_000, n_layers=4, fingerprint="0" * 16)
     path = written(identity=wide)
-    push(parse_folder("hf://team/vectors"), [parcel(path)], {})
+    push(parse_folder("hf://team/vectors"), [prepare_upload(path)], {})
     hub.sent, hub.ranges = 0, []
     listed = listing(open_place(parse_folder("hf://team/vectors")))
     assert [entry.metadata.model for entry in listed if entry.metadata] == [wide]
@@ -521,7 +521,7 @@ def _push_many(url: str, name: str, rounds: int, seeds: list[int]) -> None:
         path = Path(f"by{seeds[0]}/{name}.safetensors")
         path.parent.mkdir(exist_ok=True)
         store.write(path, make_vector(name=name, seed=seed), force=True)
-        push(parse_folder(url), [parcel(path)], {}, force=True)
+        push(parse_folder(url), [prepare_upload(path)], {}, force=True)
 
 
 def at_once(work: Callable[..., None], *arguments: tuple[Any, ...]) -> None:
@@ -625,5 +625,5 @@ def test_a_card_by_hand_is_kept(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_an_error() -> None:
     Path("file").write_text("")
     with pytest.raises(SteerError):
-        push(parse_folder("file/team"), [parcel(written())], {})
+        push(parse_folder("file/team"), [prepare_upload(written())], {})
     refused("pull", "mine/calm", "-o", "file/x", because="file")

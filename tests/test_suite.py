@@ -40,15 +40,15 @@ def test_stories_know_nothing_of_tags() -> None:
     assert subjects_made == subjects.stories()
     assert not any(text.startswith("[") for text in subjects_made)
     with pytest.raises(UsageError, match="too few"):
-        subjects.unlike(["a", "b", " "] * 9)
+        subjects.distinct_texts(["a", "b", " "] * 9)
 
 
 def test_every_value_of_the_grammar_is_a_subject() -> None:
-    every = subjects.of_pocket()
+    every = subjects.pocket_subjects()
     assert [row.grammar for row in every] == [v for kind in corpus.KINDS.values() for v in kind]
-    assert subjects.of_pocket(["sea"])[0].condition == "[topic: sea]"
+    assert subjects.pocket_subjects(["sea"])[0].condition == "[topic: sea]"
     with pytest.raises(UsageError, match="has no 'happy'"):
-        subjects.of_pocket(["happy"])
+        subjects.pocket_subjects(["happy"])
 
 
 def test_a_method_that_fails_counts_as_nothing() -> None:
@@ -94,7 +94,9 @@ def wait(model: Any, subject: subjects.Subject) -> list[dict[str, Any]]:
 
 def test_who_stops_waits_for_no_process() -> None:
     before = set(multiprocessing.active_children())
-    results = processes.done(ModelSource("pocket"), subjects.of_pocket(["city", "sea"]), wait, 2)
+    results = processes.measure(
+        ModelSource("pocket"), subjects.pocket_subjects(["city", "sea"]), wait, 2
+    )
     subject, rows = next(results)
     assert subject.name == "sea" and rows[0]["width"] > 0
     started = set(multiprocessing.active_children()) - before
@@ -105,7 +107,9 @@ def test_who_stops_waits_for_no_process() -> None:
 
 def test_a_process_that_is_killed_is_reported() -> None:
     before = set(multiprocessing.active_children())
-    results = processes.done(ModelSource("pocket"), subjects.of_pocket(["sea", "city"]), wait, 1)
+    results = processes.measure(
+        ModelSource("pocket"), subjects.pocket_subjects(["sea", "city"]), wait, 1
+    )
     next(results)
     for child in set(multiprocessing.active_children()) - before:
         child.kill()
@@ -126,7 +130,7 @@ def test_rows_lie_between_nothing_and_the_prompt(monkeypatch: pytest.MonkeyPatch
     assert steer("convert", "./sea.safetensors:1@1-4", "other.gguf").exit_code == 0
     words = ["suite", "--tags", "sea,city", "--methods", "mean_diff;lda", *FEW]
     words += ["--guidance", "1", "--guidance", "0"]
-    original, done = suites.measured, []
+    original, done = suites.measure_subject, []
 
     def dying(model: Any, subject: Any, **others: Any) -> Any:
         if len(done) == 1:
@@ -134,9 +138,9 @@ def test_rows_lie_between_nothing_and_the_prompt(monkeypatch: pytest.MonkeyPatch
         done.append(subject.name)
         return original(model, subject, **others)
 
-    monkeypatch.setattr(suites, "measured", dying)
+    monkeypatch.setattr(suites, "measure_subject", dying)
     assert steer(*words, "-v", "sea=other.gguf").exit_code == 130
-    monkeypatch.setattr(suites, "measured", original)
+    monkeypatch.setattr(suites, "measure_subject", original)
     with monkeypatch.context() as full:
         full.setattr("steer.base.files.write_atomic", lambda *_, **__: _no_room())
         assert steer(*words, "-v", "sea=other.gguf", "-o", "x.json").exit_code == 1

@@ -47,6 +47,7 @@ SURFACE: dict[str, tuple[str, ...]] = {
     "pull": ("pull",),
     "push": ("push",),
     "recipe show": ("read_recipe",),
+    "serve": ("serve",),
     "show": ("Model.lens",),
     "sign": ("sign", "new_key"),
     "suite": ("suite",),
@@ -58,7 +59,6 @@ COMMAND_ONLY = {
     "demo": "a tour of the other commands",
     "pack report": "the index that `build_pack` returns",
     "ui": "a page, as of serve",
-    "serve": "a process of its own, which clients reach by HTTP",
 }
 #: Public functions without a command, and why.
 PYTHON_ONLY = {
@@ -110,6 +110,7 @@ RENAMED = {
     ("pack check", "pack"): "reference",
     ("pull", "vectors"): "address",
     ("recipe show", "recipe"): "path",
+    ("serve", "recipe"): "recipes",
     ("show", "vector"): "vector",
     ("sign", "vectors"): "reference",
     ("sign", "new_key"): "path",
@@ -149,8 +150,8 @@ INSTEAD = {
 }
 #: Parameters that only Python needs: values in memory, and functions that are called back.
 PARAMETERS = {
-    "find", "message", "model", "names", "on_check", "on_made", "on_profile", "on_text", "progress",
-    "self", "warn",
+    "find", "message", "model", "names", "on_check", "on_made", "on_profile", "on_text", "on_up",
+    "progress", "self", "warn",
 }  # fmt: skip
 #: Parameters that a command has as a part of another option.
 WITHIN = {

@@ -28,7 +28,7 @@ from steer.evaluation.choice import (
     ordered,
 )
 from steer.evaluation.scoring import Scorer
-from steer.evaluation.sweeps import grid_of as swept_grid
+from steer.evaluation.sweep_grid import grid_of as swept_grid
 from steer.evaluation.verdict import Repeat, _instability, _neighbours
 from steer.measures import pictures, report
 from steer.measures.grids import (
@@ -39,7 +39,7 @@ from steer.measures.grids import (
     Scores,
     default_coefficients,
     finer,
-    joined,
+    join_scores,
 )
 from steer.measures.heat import heat_map
 from steer.pocket.pairs import story_pairs
@@ -138,7 +138,7 @@ def test_finer_shares_lie_about_the_edge_of_the_budget() -> None:
     best = finer(grid_of(7, SHARES), many, 0.1)
     assert best is not None
     assert [row.layers for row in best.rows] == [(6,), (5,), (4,), (3,)][:FINER_ROWS]
-    both = joined(scores, scores_of(np.ones((2, 9)), np.zeros((2, 9))))
+    both = join_scores(scores, scores_of(np.ones((2, 9)), np.zeros((2, 9))))
     assert both.effects().shape == both.costs().shape == (5, 9)
 
 

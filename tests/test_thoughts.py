@@ -21,7 +21,7 @@ from steer.evaluation.cells import SteeredCell
 from steer.evaluation.scoring import score, scored
 from steer.generate.apply import Sampling, continue_ids, generate
 from steer.models.model import Model
-from steer.models.thoughts import TAGS, Course, Stage, Thoughts
+from steer.models.thoughts import TAGS, Stage, Thoughts, ThoughtTracker
 from steer.steering.scope import Scope, parse_scope
 from steer.steering.steers import Steer
 
@@ -70,11 +70,11 @@ def model(template: str) -> Model:
 def places(template: str, prompt: str, tokens: Sequence[str]) -> list[Stage]:
     thoughts = Thoughts.of(template)
     assert thoughts is not None
-    course = Course(thoughts, prompt)
-    stages = [course.stage]
+    tracker = ThoughtTracker(thoughts, prompt)
+    stages = [tracker.stage]
     for token in tokens:
-        course.follow(token)
-        stages.append(course.stage)
+        tracker.follow(token)
+        stages.append(tracker.stage)
     return stages
 
 

@@ -19,7 +19,7 @@ from steer.engines.ray_workers import places
 from steer.extraction import ReadSettings, plan, record_contrasts
 from steer.hooks import record
 from steer.models.model import Model
-from steer.workers import InProcess, Job
+from steer.workers import Job, LocalWorker
 
 PAIRS = pairs(*[(f"w{i} w{i + 7} w{i + 9}", f"w{i} w{i + 20}") for i in range(3, 39)])
 
@@ -45,7 +45,7 @@ def test_any_workers_in_any_order_record_the_same_bytes(
     monkeypatch.setattr(record, "token_budget", lambda model: 24)  # many batches
     models = [tiny.model("llama") for _ in range(3)]
     planned = plan(models[0], PAIRS, ReadSettings())
-    with record_contrasts(InProcess(models[0]), planned, tmp_path / "one"):
+    with record_contrasts(LocalWorker(models[0]), planned, tmp_path / "one"):
         pass
     with record_contrasts(Several(models, random.Random(seed)), planned, tmp_path / "several"):
         pass

@@ -76,10 +76,10 @@ def adapter_of(model: Model, steers: Sequence[Steer]) -> Adapter:
                 f"{steer.vector.name!r} is a learned token, and an adapter has no vocabulary",
                 hint="bake it into a checkpoint: leave --lora out",
             )
-    return _Making(model).adapter(edits_of(steers, model.hooks))
+    return _LoraBuilder(model).adapter(edits_of(steers, model.hooks))
 
 
-class _Making:
+class _LoraBuilder:
     def __init__(self, model: Model) -> None:
         self.model, self.name = model, model.hooks.architecture
         self.family: Family = family_of(self.name)

@@ -23,13 +23,13 @@ FLAGS = frozenset(
     ]
 )
 _SAME = [
-    "adapter", "baseline", "beams", "budget", "coefficients", "concept", "condition", "contrasts",
-    "description", "device", "device-map", "dtype", "evidence", "format", "held-out", "keep",
-    "layer", "layers", "license", "max-kl", "max-nats", "max-tokens", "method", "methods",
-    "minus", "model", "name", "negative", "out", "pick", "positions", "positive", "prompts",
+    "adapter", "api-key", "baseline", "beams", "budget", "coefficients", "concept", "condition",
+    "contrasts", "description", "device", "device-map", "dtype", "evidence", "format", "held-out",
+    "keep", "layer", "layers", "license", "max-kl", "max-nats", "max-tokens", "method", "methods",
+    "minus", "model", "name", "negative", "out", "pick", "port", "positions", "positive", "prompts",
     "rank", "revision", "row", "samples", "scope", "seed", "site", "steps", "stop", "strength",
     "system", "tags", "temperature", "template", "texts", "tokens", "top-k", "top-p", "unrelated",
-    "watch", "when",
+    "vectors", "watch", "when",
 ]
 VALUES = {name: name.replace("-", "_") for name in _SAME} | {
     "as": "form",
@@ -40,12 +40,12 @@ VALUES = {name: name.replace("-", "_") for name in _SAME} | {
 #: Options without an argument in Python; messages keep them as they are.
 COMMAND_ONLY = frozenset(
     [
-        "allow-origin", "api-key", "compare", "engine", "engine-option", "formats", "help",
+        "allow-origin", "compare", "date", "engine", "engine-option", "formats", "help",
         "jobs", "json", "judge-model", "judge-url", "key", "lens", "lists", "lm-eval",
         "lm-eval-limit", "lora", "negative-file", "negative-label", "new-key", "nproc-per-node",
-        "op", "orthogonal-to", "paired", "phrase", "port", "positive-file", "positive-label",
+        "op", "orthogonal-to", "paired", "phrase", "positive-file", "positive-label",
         "public-key", "questions", "ray", "recipe", "save", "served", "split", "template-arg",
-        "tp", "vectors", "workers",
+        "tp", "workers",
     ]
 )
 # fmt: on

@@ -177,7 +177,7 @@ def apply(
     from steer.base.files import check_writable
     from steer.base.text import unescaped
     from steer.steering.generation import LARGEST, Sampling, check_gates, guides_of
-    from steer.steering.named import behind, resolved
+    from steer.steering.named import gated, resolved
 
     typed = {
         "max_tokens": max_tokens,
@@ -192,7 +192,7 @@ def apply(
         "system": system,
     }
     named, chosen = settings(context, recipe, typed, vector or [])
-    named = behind(named, when, "--when")
+    named = gated(named, when, "--when")
     looking = Observers(watch or [], guard or [], on_trip)
     chat, system = chosen.pop("chat"), chosen.pop("system")
     sampling = Sampling(batch_size=batch_size, **chosen | {"stop": tuple(chosen["stop"])})
@@ -254,7 +254,7 @@ def apply(
     try:
         with ExitStack() as stack:
             if engine:
-                writing = engines.writing(source, model, [steers], sampling, settings_of_engine)
+                writing = engines.generator(source, model, [steers], sampling, settings_of_engine)
                 run = replace(run, engine=stack.enter_context(writing))
             n_texts = lines.total * (2 if compare else 1)
             advance = stack.enter_context(output.progress("generating", n_texts))
@@ -335,14 +335,14 @@ class _Run:
         guarded: bool = True,
         on_text: Callable[[str], None] | None = None,
     ) -> Iterator[Generation]:
-        from steer.generate.prompts import as_given, generate_from
+        from steer.generate.prompts import generate_from, with_own_prompts
 
         if self.engine is not None:
             texts = self.prompts
             if self.chat:
                 texts = [self.model.chat(prompt, self.system) for prompt in texts]
             generations = iter(self.engine(texts, steers, not self.chat, self.allow_idle))
-            return as_given(generations, self.prompts, self.sampling)
+            return with_own_prompts(generations, self.prompts, self.sampling)
         return generate_from(
             self.model,
             self.prompts,

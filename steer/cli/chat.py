@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steer.base.errors import SteerError
 from steer.cli import options, output
 from steer.cli.recipe import RecipeOption, settings
 from steer.cli.watched import report_empty, report_steering
@@ -86,7 +86,7 @@ def chat(
     used = [vector for steer in resolved(steers, options.find) for vector in steer.vectors]
     source = options.for_vectors(used, source)
     model = options.load_model(source)
-    from steer.generate.chat import Chat
+    from steer.generate.chat import Chat, enter_all
     from steer.generate.conversation import Conversation
 
     talk = Conversation(model, system=system, allow_idle=allow_idle)
@@ -99,59 +99,27 @@ def chat(
     if on_terminal:
         _talk(chatting)
         return
-    answers = _obey(chatting, show=not json)
+    turns = enter_all(partial(_enter, chatting, show=not json), _piped())
     if json:
+        answers = [asdict(turn) for turn in turns]
         output.as_json({"model": model.identity.id, "answers": answers})
 
 
 def _talk(chatting: Chat) -> None:
-    """Talk on a terminal. An error, or Ctrl-C, leads back to the prompt.
+    """Talk on a terminal.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed twice in a row.
     """
+    from steer.generate.chat import enter_until_over
+
     output.note("/help lists the commands, Ctrl-D leaves")
-    ask = _prompter(chatting)
-    stopped = False
-    while True:
-        try:
-            outcome = _entered(chatting, ask(), show=True)
-            stops = outcome.turn is not None and outcome.turn.finish == "interrupted"
-        except EOFError:
-            return
-        except SteerError as error:
-            output.error(str(error), hint=error.hint)
-            stopped = False
-            continue
-        except KeyboardInterrupt:
-            if stopped:
-                raise
-            stops = True
-        else:
-            if outcome.over:
-                return
-        stopped = stops
-        if stopped:
-            output.note("Ctrl-C again leaves")
-
-
-def _obey(chatting: Chat, *, show: bool) -> list[dict[str, Any]]:
-    """Process lines from a pipe until an error, since nobody is there to correct it.
-
-    Raises:
-        SteerError: a command failed.
-        KeyboardInterrupt: an answer was interrupted.
-    """
-    answers = []
-    for line in _piped():
-        outcome = _entered(chatting, line, show=show)
-        if outcome.over:
-            break
-        if outcome.turn is not None:
-            answers.append(asdict(outcome.turn))
-            if outcome.turn.finish == "interrupted":
-                raise KeyboardInterrupt
-    return answers
+    enter_until_over(
+        partial(_enter, chatting, show=True),
+        _prompter(chatting),
+        on_error=lambda error: output.error(str(error), hint=error.hint),
+        on_interrupt=lambda: output.note("Ctrl-C again leaves"),
+    )
 
 
 def _piped() -> Iterator[str]:
@@ -161,7 +129,7 @@ def _piped() -> Iterator[str]:
         yield decoded(line, f"line {number} of stdin")
 
 
-def _entered(chatting: Chat, line: str, *, show: bool) -> Outcome:
+def _enter(chatting: Chat, line: str, *, show: bool) -> Outcome:
     """Process a line, and print the outcome."""
     stream = output.Stream(show=show)
     try:
@@ -185,14 +153,14 @@ def _prompter(chatting: Chat) -> Callable[[], str]:
     from prompt_toolkit.completion import CompleteEvent, Completer, Completion
     from prompt_toolkit.document import Document
 
-    class Words(Completer):
+    class Commands(Completer):
         def get_completions(self, document: Document, _: CompleteEvent) -> Iterator[Completion]:
             line = document.text_before_cursor
             typed = line.partition(" ")[2] if " " in line else line
             for word in chatting.completions(line):
                 yield Completion(word, start_position=-len(typed))
 
-    session: PromptSession[str] = PromptSession(completer=Words(), complete_while_typing=False)
+    session: PromptSession[str] = PromptSession(completer=Commands(), complete_while_typing=False)
 
     def ask() -> str:
         return session.prompt(

@@ -63,7 +63,7 @@ def write(
     from steer.base.files import check_writable, write_atomic
     from steer.concepts.concept import check_phrase
     from steer.concepts.questions import Questions
-    from steer.concepts.words import understood
+    from steer.concepts.words import interpret
     from steer.contrasts import contrast_files
     from steer.contrasts.check import giveaways
     from steer.contrasts.contrasts import ContrastSource
@@ -72,12 +72,12 @@ def write(
     check_phrase(phrase)
     if judge_url is not None and judge_model is None:
         raise UsageError("a server needs a model", hint="pass --judge-model NAME")
-    interpreted = understood(word, against)
+    interpreted = interpret(word, against)
     path = out or Path(f"{interpreted.concept.name}.jsonl")
     check_writable(path, force=force)
     typed = from_words.read_questions(questions)
-    divided = None if typed is None else Questions.divided(typed)
-    output.note(f"understood {interpreted.note}")
+    question_sets = None if typed is None else Questions.split(typed)
+    output.note(f"interpret {interpreted.note}")
     answerer, is_chat, described = (
         _teacher(judge_model, judge_url, seed, max_tokens)
         if judge_model is not None
@@ -86,7 +86,7 @@ def write(
     from steer.concepts.writing import write_contrast_set
 
     pairs = write_contrast_set(
-        answerer, interpreted.concept, n, chat=is_chat, phrase=phrase, questions=divided
+        answerer, interpreted.concept, n, chat=is_chat, phrase=phrase, questions=question_sets
     )
     records = [pair.record() for pair in pairs]
     lines = "".join(json_lines.dumps(record, ensure_ascii=False) + "\n" for record in records)

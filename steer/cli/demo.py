@@ -57,12 +57,12 @@ def demo(
     from steer.steering import spec
     from steer.steering.steers import resolve
     from steer.vectors import store
-    from steer.workers import InProcess
+    from steer.workers import LocalWorker
 
     with TemporaryDirectory() as folder:  # through a file, as in the commands that it prints
         path = Path(folder) / "joyful.safetensors"
         extracted = extract(
-            InProcess(model),
+            LocalWorker(model),
             contrast_set,
             ReadSettings(),
             FitSettings(name="joyful"),

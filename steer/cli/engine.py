@@ -104,7 +104,7 @@ def writer(
 
 
 @contextmanager
-def writing(
+def generator(
     source: ModelSource,
     model: Model,
     steerings: Sequence[Sequence[Steer]],
@@ -116,7 +116,7 @@ def writing(
     This frees the weights of `model`; afterwards only its tokenizer can be used.
     """
     from steer.generate.apply import rows_of
-    from steer.hooks.meeting import check_acted, check_can_act
+    from steer.hooks.idle import check_acted, check_can_act
 
     model.network.to("meta")
     with started(source, steerings, settings) as engine:

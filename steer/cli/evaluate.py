@@ -94,14 +94,14 @@ def evaluate(
     """
     from steer.base.errors import UsageError
     from steer.base.files import check_writable
-    from steer.steering.named import NamedSteer, behind, resolved
+    from steer.steering.named import NamedSteer, gated, resolved
 
     workers.check(
         cluster, source, ("--engine", engine), ("--lm-eval", task), ("--guidance", guidance)
     )
     if task_limit is not None and not task:
         raise UsageError("--lm-eval-limit needs --lm-eval")
-    named = behind([NamedSteer(text) for text in vector], when, "--when")
+    named = gated([NamedSteer(text) for text in vector], when, "--when")
     if out is not None:
         check_writable(out, force=force)
     steers = resolved(named, options.find)

@@ -160,7 +160,7 @@ def distill_words(
     from steer.base.files import check_writable
     from steer.cli.distill import report_distilled
     from steer.concepts.concept import check_phrase
-    from steer.concepts.words import understood
+    from steer.concepts.words import interpret
     from steer.distillation.settings import Form
     from steer.library.models import Model
     from steer.library.tasks import distill_concept
@@ -180,14 +180,14 @@ def distill_words(
         raise UsageError("a token has no --method", hint="leave --method or --as token out")
     assert contrasts.file is not None
     check_phrase(phrase)
-    interpreted = understood(contrasts.file, against, name=name)
+    interpreted = interpret(contrasts.file, against, name=name)
     concept = replace(
         interpreted.concept, description=description or interpreted.concept.description
     )
     path = out or _usual_path(concept.name)
     store.check_path(path)
     check_writable(path, force=force)
-    output.note(f"understood {interpreted.note}")
+    output.note(f"interpret {interpreted.note}")
     chosen = read_questions(questions)
     model = options.load_model(source)
     vector = distill_concept(
@@ -235,20 +235,20 @@ def extract_words(
     from steer.base.files import check_writable
     from steer.cli import tables
     from steer.concepts.concept import check_phrase
-    from steer.concepts.words import understood
+    from steer.concepts.words import interpret
     from steer.vectors import store
     from steer.vectors.metadata import to_json
 
     assert contrasts.file is not None
     check_phrase(settings.phrase)
-    interpreted = understood(contrasts.file, against, name=name)
+    interpreted = interpret(contrasts.file, against, name=name)
     concept = replace(
         interpreted.concept, description=description or interpreted.concept.description
     )
     path = out or _usual_path(concept.name)
     store.check_path(path)
     check_writable(path, force=force)
-    output.note(f"understood {interpreted.note}")
+    output.note(f"interpret {interpreted.note}")
     model = options.load_model(source)
     from steer.concepts.make import conditions_of, is_chat, make_one
 

@@ -59,8 +59,8 @@ def run(
     output.table(["name", "model", "site", "made from", "description"], rows, left=5)
     for pack in packs:
         output.note(
-            f"{pack.folder}: {len(pack.working)} of the {len(pack.rows)} concepts of {pack.title}"
-            f" work on {pack.model}; steer pack report {pack.folder}"
+            f"{pack.folder}: {len(pack.working_rows)} of the {len(pack.rows)} concepts of"
+            f" {pack.title} work on {pack.model}; steer pack report {pack.folder}"
         )
 
 

@@ -52,7 +52,7 @@ def warning(message: str) -> None:
     _console(stderr=True).print(f"warning: {shown(message)}", style="yellow", soft_wrap=True)
 
 
-class _Shown(logging.Handler):
+class _LogPrinter(logging.Handler):
     """Prints the log records of the library."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -62,8 +62,8 @@ class _Shown(logging.Handler):
 def show_log() -> None:
     """Print the log records of the library to stderr from now on."""
     log = logging.getLogger("steer")
-    if not any(isinstance(handler, _Shown) for handler in log.handlers):
-        log.addHandler(_Shown())
+    if not any(isinstance(handler, _LogPrinter) for handler in log.handlers):
+        log.addHandler(_LogPrinter())
         log.propagate = False
 
 

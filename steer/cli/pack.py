@@ -215,4 +215,4 @@ def _print(built: BuiltPack) -> None:
     for name, (works, total) in built.by_pack().items():
         output.line(f"{name}: {works} of {total} work")
     if len(built.by_pack()) > 1:
-        output.line(f"in all: {len(built.working)} of {len(built.rows)} work")
+        output.line(f"in all: {len(built.working_rows)} of {len(built.rows)} work")

@@ -74,13 +74,12 @@ def settings(
         return added, typed
     loaded = read(recipe)
     # Compared by name, since typer does not export its copy of click's enumeration.
-    open_ = {
+    explicit = {
         name
-        for name in loaded.generation
-        if name in typed and context.get_parameter_source(name).name == "DEFAULT"  # type: ignore[union-attr]
+        for name in typed
+        if context.get_parameter_source(name).name != "DEFAULT"  # type: ignore[union-attr]
     }
-    chosen = {name: loaded.generation[name] if name in open_ else typed[name] for name in typed}
-    unused = [name for name in loaded.generation if name not in typed and name != "chat"]
+    chosen, unused = loaded.fill(typed, explicit)
     if unused:
         output.note(f"ignored settings of the recipe, which only apply uses: {', '.join(unused)}")
     return [*loaded.steers, *added], chosen

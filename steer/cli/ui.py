@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from steer.cli import options
-from steer.cli.serve import ServedContent, ready, run
+from steer.cli.serve import report, run
 from steer.models.source import ModelSource
 
 
@@ -50,20 +51,28 @@ def ui(
     steer ui
     steer ui -m MODEL --vectors vectors -v warm:2
     """
-    settings, usable = ready(None, [])
-    run(
-        ServedContent(vectors, [], vector or [], None, may_be_empty=True),
-        source,
-        host="127.0.0.1",
-        ports=[8000, 0] if port is None else [port],
-        api_key=None,
-        allow_origin=[],
-        log_requests=False,
-        engine=None,
-        settings=settings,
-        usable=usable,
-        allow_idle=False,
-        allow_other_model=allow_other_model,
-        json=json,
-        browser=not no_browser,
+    from steer.serving.serve import ServedContent, ServerInfo, ServerSettings
+    from steer.steering.named import NamedSteer
+
+    def on_up(served: ServerInfo) -> None:
+        report(served, json=json)
+        if not no_browser:
+            _open(served.page)
+
+    defaults = [NamedSteer(text) for text in vector or []]
+    content = ServedContent(vectors, defaults=defaults, may_be_empty=True)
+    ports = [8000, 0] if port is None else [port]
+    run(content, source, ServerSettings(ports=ports, allow_other_model=allow_other_model), on_up)
+
+
+def _open(url: str) -> None:
+    """Open a page in the user's browser, if this machine has a screen."""
+    import sys
+    import threading
+    import webbrowser
+
+    has_screen = sys.platform in ("darwin", "win32") or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
     )
+    if has_screen:  # in a thread of its own: some browsers return only when they are closed
+        threading.Thread(target=webbrowser.open, args=[url], daemon=True).start()

@@ -72,9 +72,9 @@ def workers(cluster: Cluster | None, source: ModelSource) -> Iterator[Workers]:
         ModelError: the model cannot be loaded.
     """
     if cluster is None:
-        from steer.workers import InProcess
+        from steer.workers import LocalWorker
 
-        yield InProcess(options.load_model(source))
+        yield LocalWorker(options.load_model(source))
         return
     from steer.engines.ray_workers import on_cluster
 

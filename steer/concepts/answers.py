@@ -1,8 +1,8 @@
 """Sample the model's answers under the poles of a concept: the texts that vectors are fitted to.
 
-The answers are on-policy: sampled from the model under each condition, since steering acts on the
-model's own texts; and at the temperature at which steer writes text, since at 1 a small model's
-answers fall apart, whatever they are written under.
+The answers are on-policy: the model itself samples them under each condition, since steering acts
+on the model's own texts. They have the default temperature of `steer apply`: at 1, a small model's
+answers are incoherent under any condition.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from steer.models.templates import ChatTemplate
 from steer.steering.generation import Sampling
 from steer.steering.steers import Steer
 
-#: Of answers, as of `steer apply`.
+#: The sampling temperature of answers, the default of `steer apply`.
 TEMPERATURE = 0.7
 #: Texts that are generated together.
 TOGETHER = 128
 
 
-#: Of each model's template, the token ids of queries.
+#: Token ids of queries, by the model's chat template.
 _known: WeakKeyDictionary[ChatTemplate, dict[Query, tuple[int, ...]]] = WeakKeyDictionary()
 
 
@@ -46,7 +46,7 @@ class Query:
         Raises:
             ModelError: the chat template refuses the messages.
         """
-        # Templates are rendered with care, which takes longer than a short forward.
+        # Rendering a template takes longer than a short forward.
         known = _known.setdefault(model.template, {})
         if self not in known:
             if self.chat:

@@ -40,9 +40,12 @@ Writer = str | tuple[Steer, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Moves:
-    """Sums over the tokens of each answer: the gap of the poles, how far steering moves predictions
-    along it, and the number of tokens; each float64 [answer]."""
+class EffectSums:
+    """Sums over the tokens of each answer, each float64 [answer].
+
+    gap: between the predictions under the two poles, in nats. moved: how far steering moves
+    predictions along that gap, in nats. n: the number of tokens.
+    """
 
     gap: Numbers
     moved: Numbers
@@ -54,8 +57,8 @@ class Moves:
         return ratio(self.moved, self.gap)
 
     @property
-    def heeded(self) -> Interval:
-        """How different predictions under the two poles are, in nats per token."""
+    def pole_divergence(self) -> Interval:
+        """The symmetric divergence of the predictions under the two poles, in nats per token."""
         return ratio(self.gap, self.n)
 
 
@@ -81,13 +84,13 @@ class Costs:
 
 
 @torch.no_grad()
-def moves(
+def effect_sums(
     model: Model,
     answers: Sequence[Answer],
     conditions: tuple[str, str],
     steers: tuple[Steer, ...],
-) -> Moves:
-    """Compare predictions at every token of answers, whoever wrote them.
+) -> EffectSums:
+    """Compare predictions at every token of answers, under any writers.
 
     conditions: of the positive and of the negative pole; "" for the plain model. Steers act on all
     tokens.
@@ -103,7 +106,7 @@ def moves(
         del plus, minus
         steered = _log_probs(model, texts, steers)
         moved[part] = _sums((steered.exp_() - plain.exp()).mul_(along), sizes)
-    return Moves(gap, moved, _lengths(answers))
+    return EffectSums(gap, moved, _lengths(answers))
 
 
 @torch.no_grad()

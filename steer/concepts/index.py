@@ -114,7 +114,7 @@ class BuiltPack:
     identity: ModelIdentity | None = None
 
     @property
-    def working(self) -> tuple[IndexRow, ...]:
+    def working_rows(self) -> tuple[IndexRow, ...]:
         return tuple(row for row in self.rows if row.works)
 
     def vector_path(self, row: IndexRow) -> Path:
@@ -126,7 +126,7 @@ class BuiltPack:
         Raises:
             VectorError: a file is missing or damaged.
         """
-        return [store.read(self.vector_path(row)) for row in self.working]
+        return [store.read(self.vector_path(row)) for row in self.working_rows]
 
     def check_model(self, model: ModelIdentity, *, allow_other_model: bool = False) -> list[str]:
         """Refuse a pack of another model; if that is allowed, return warnings.
@@ -261,7 +261,7 @@ def _page(built: BuiltPack) -> str:
     summary = "; ".join(f"{n}: {works} of {total}" for n, (works, total) in built.by_pack().items())
     title = f"{built.title} on {built.model}"
     body = f"""<h1>{escape(title)}</h1>
-<p>{len(built.working)} of {len(built.rows)} concepts work. {escape(summary)}.
+<p>{len(built.working_rows)} of {len(built.rows)} concepts work. {escape(summary)}.
 Effect: how far steering moves answers to held-out questions, as a share of the way between the
 poles. Cost: extra nats per token. Heeded: how far apart the answers under the poles are, in nats
 per token. AUC: separability of held-out answers.</p>

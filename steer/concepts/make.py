@@ -23,13 +23,13 @@ from steer.base.progress import Progress, silent
 from steer.concepts import answers as answering
 from steer.concepts.answers import Answer, Query
 from steer.concepts.concept import Concept, condition
-from steer.concepts.effect import Costs, Writer, costs, moves
+from steer.concepts.effect import Costs, Writer, costs, effect_sums
 from steer.concepts.questions import Questions, everyday
 from steer.concepts.settings import MakeSettings
 from steer.contrasts.contrasts import Contrasts
 from steer.extraction import ReadSettings, extract
 from steer.fitting.fitting import FitSettings, rounded
-from steer.generate.strength import divided, is_coherent, middle_layers, strongest
+from steer.generate.strength import coefficients_at, is_coherent, middle_layers, strongest
 from steer.measures.formulas import distinct
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
@@ -38,14 +38,14 @@ from steer.vectors.metadata import Recommendation
 from steer.vectors.positions import Position
 from steer.vectors.sites import Site, format_layers
 from steer.vectors.vector import SteeringVector
-from steer.workers import InProcess, workers_of
+from steer.workers import LocalWorker, workers_of
 
 #: A vector works if it moves answers at least this share of the way between the poles.
 LEAST_EFFECT = 0.2
-#: If the answers under the two poles differ by fewer nats per token, the model ignores the words:
-#: any other words in a prompt have as much effect.
+#: The least divergence of the two poles, in nats per token. Below it the model ignores the words:
+#: arbitrary words in a prompt have as much effect.
 LEAST_HEEDED = 0.03
-#: Extra tokens that a question may have compared with the one with the most letters.
+#: Room for questions with fewer letters than the longest one, but more tokens.
 _SPARE = 8
 #: Concepts whose answers are generated together.
 TOGETHER = 6
@@ -55,12 +55,13 @@ TOGETHER = 6
 class Report:
     """The result for one concept on one model.
 
-    works: whether its vector has a useful effect; if not, reason says why and hint what to try.
-    heeded: how different the answers under the poles are, in nats per token. separability: of
-    held-out folds, over the layers. effect: the share of the way between the poles, and cost: extra
-    nats per token, at the layers and coefficient; prompt_cost: the cost of the prompt. example: a
-    held-out question and its answers: unsteered, under the condition, and steered. words: the share
-    of these answers with one of the concept's words, if it has any.
+    works: whether its vector has a useful effect. reason, hint: if not, why, and what to try.
+    heeded: the symmetric divergence of the predictions under the two poles, in nats per token.
+    separability: AUC on held-out folds, the mean over the layers. effect: how far the vector moves
+    predictions, as a share of the way between the poles. cost: its extra nats per token; both at
+    the layers and the coefficient. prompt_cost: extra nats per token of the prompt. example: a
+    held-out question and its answers: unsteered, under the condition, and steered. words: for each
+    of these three, the share of answers with one of the concept's words, if it has any.
     """
 
     concept: Concept
@@ -172,7 +173,7 @@ def make(
     for layer in settings.layers or model.hooks.layers(settings.site)[:1] or (0,):
         model.hooks.place(Site(layer, settings.site))
     workers = workers_of(model)
-    job = _MakeGroups(settings, progress if isinstance(workers, InProcess) else silent)
+    job = _GroupJob(settings, progress if isinstance(workers, LocalWorker) else silent)
     for _, vectors in workers.map(job, _groups(concepts)):
         yield from vectors
 
@@ -184,20 +185,24 @@ def _groups(concepts: Iterable[Concept]) -> Iterator[list[Concept]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _MakeGroups:
+class _GroupJob:
     """The job of making groups of concepts on a model."""
 
     settings: MakeSettings
     progress: Progress
 
     def __call__(self, model: Model) -> Callable[[list[Concept]], list[ConceptVector]]:
-        return _Maker(model, self.settings, self.progress).make
+        return _ConceptMaker(model, self.settings, self.progress).make
 
 
 @dataclass
 class _Work:
-    """A concept in progress. poles: the answers under both conditions to the questions for fitting,
-    and under the positive one to the held-out ones."""
+    """A concept in progress.
+
+    poles: the answers to the training questions under both conditions, and to the held-out ones
+    under the positive condition. cells: the steers to choose from, by rising strength. best: the
+    index of the chosen cell.
+    """
 
     concept: Concept
     conditions: tuple[str, str]
@@ -219,7 +224,7 @@ class _Work:
         )
 
 
-class _Maker:
+class _ConceptMaker:
     def __init__(self, model: Model, settings: MakeSettings, progress: Progress) -> None:
         self.model, self.settings, self.progress = model, settings, progress
         self.chat = is_chat(model, settings)
@@ -227,11 +232,12 @@ class _Maker:
         self._costs: dict[tuple[str, ...], Costs] = {}
 
     def make(self, concepts: Sequence[Concept]) -> list[ConceptVector]:
-        """Make a group together; if that fails, each concept alone, so that one stops no other."""
+        """Make a group of concepts together. If that fails, make each alone, so that one failure
+        does not affect the others."""
         works = [self._begin(concept) for concept in concepts]
         try:
             self._answer(works)
-            for work in self._left(works):
+            for work in self._unfinished(works):
                 self._try(work, self._fit)
             self._choose(works)
             self._measure(works)
@@ -252,7 +258,7 @@ class _Maker:
             work.fail(error)
 
     @staticmethod
-    def _left(works: Sequence[_Work]) -> list[_Work]:
+    def _unfinished(works: Sequence[_Work]) -> list[_Work]:
         return [work for work in works if work.report is None]
 
     def _begin(self, concept: Concept) -> _Work:
@@ -295,7 +301,7 @@ class _Maker:
     # -- answers under the poles --------------------------------------------------------------
 
     def _answer(self, works: Sequence[_Work]) -> None:
-        left = self._left(works)
+        left = self._unfinished(works)
         if not left:
             return
         queries: list[Query] = []
@@ -343,7 +349,7 @@ class _Maker:
         settings = self.settings
         set_ = self.contrasts(work)
         extracted = extract(
-            InProcess(self.model),
+            LocalWorker(self.model),
             set_,
             ReadSettings((settings.site,), None, (Position("completion"),)),
             FitSettings(
@@ -366,7 +372,7 @@ class _Maker:
         layers = settings.layers or middle_layers(work.vector)
         work.cells = [
             Steer(work.vector, Coefficient(coefficient), layers)
-            for coefficient in divided(work.vector, settings.strengths, layers)
+            for coefficient in coefficients_at(work.vector, settings.strengths, layers)
         ]
 
     def contrasts(self, work: _Work) -> Contrasts:
@@ -380,8 +386,8 @@ class _Maker:
     # -- the coefficient -------------------------------------------------------------------------
 
     def _choose(self, works: Sequence[_Work]) -> None:
-        """Choose the strongest cell whose answers are still the model's language."""
-        left = self._left(works)
+        """Choose the strongest cell whose answers are coherent."""
+        left = self._unfinished(works)
         jobs = [(work, cell, work.questions.choice) for work in left for cell in work.cells]
         written = self._steered(jobs, "trying strengths")
         start = 0
@@ -402,7 +408,7 @@ class _Maker:
             work.best = strongest(coherent) or 0
 
     def _prompt_costs(self, work: _Work) -> Costs:
-        """Of the answers under the positive condition to the held-out questions."""
+        """Costs of the answers to the held-out questions under the positive condition."""
         if work.prompt_costs is None:
             answers = work.poles["positive held-out"]
             writers: list[Writer] = [work.conditions[0]] * len(answers)
@@ -410,7 +416,7 @@ class _Maker:
         return work.prompt_costs
 
     def _unsteered_costs(self, work: _Work) -> Costs:
-        """Of the unsteered answers to the held-out questions."""
+        """Costs of the unsteered answers to the held-out questions."""
         questions = work.questions.held_out
         if questions not in self._costs:
             answers = self._plain(questions)
@@ -420,9 +426,9 @@ class _Maker:
     # -- what is reported ------------------------------------------------------------------------
 
     def _measure(self, works: Sequence[_Work]) -> None:
-        """Measure each vector on the held-out questions. If its answers to them degrade, although
-        those to the few questions for choosing did not, take the next weaker strength."""
-        left = self._left(works)
+        """Measure each vector on the held-out questions. If its answers to them are incoherent,
+        although those to the few questions for choosing were not, take the next weaker strength."""
+        left = self._unfinished(works)
         while left:
             jobs = [(work, work.cells[work.best], work.questions.held_out) for work in left]
             written = self._steered(jobs, "measuring on held-out questions")
@@ -459,7 +465,7 @@ class _Maker:
 
     def _report(self, work: _Work, texts: Sequence[Answer]) -> bool:
         """Report on the chosen strength; returns whether the answers to the held-out questions are
-        still the model's language."""
+        coherent."""
         assert work.vector is not None
         steer = work.cells[work.best]
         plain_answers = self._plain(work.questions.held_out)
@@ -471,10 +477,10 @@ class _Maker:
         if not coherent and work.best > 0:
             return False
         every = [*plain_answers, *work.poles["positive held-out"]]
-        moved = moves(self.model, every, work.conditions, (steer,))
-        share, is_heeded = moved.effect, moved.heeded
+        moved = effect_sums(self.model, every, work.conditions, (steer,))
+        share, divergence = moved.effect, moved.pole_divergence
         reason, hint = "", ""
-        if is_heeded.value < LEAST_HEEDED:
+        if divergence.value < LEAST_HEEDED:
             pole, other = work.conditions
             reason = (
                 f"the model ignores {pole!r}: its answers are as likely"
@@ -495,7 +501,7 @@ class _Maker:
             hint = "no single direction reproduces the prompt's effect; try `steer distill`"
         apart = [work.vector.metadata.at(layer).separability for layer in steer.layers]
         known = [value for value in apart if value is not None]
-        work.vector = _recommending(work.vector, steer, share, extra)
+        work.vector = _with_recommendation(work.vector, steer, share, extra)
         work.report = Report(
             work.concept,
             work.conditions,
@@ -505,7 +511,7 @@ class _Maker:
             layers=steer.layers,
             coefficient=steer.coefficient.value,
             separability=rounded(float(np.mean(known))) if known else None,
-            heeded=is_heeded,
+            heeded=divergence,
             effect=share,
             cost=extra,
             prompt_cost=prompt_cost,
@@ -545,7 +551,7 @@ def _distinct(answers: Sequence[Answer]) -> float:
     return sum(different for different, _ in pairs) / max(1, sum(n for _, n in pairs))
 
 
-def _recommending(
+def _with_recommendation(
     vector: SteeringVector, steer: Steer, share: Interval, extra: Interval
 ) -> SteeringVector:
     """The vector with the measured steer as its recommendation."""

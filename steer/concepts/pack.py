@@ -30,7 +30,7 @@ from steer.base.toml import load_toml
 from steer.concepts.concept import Concept, slug
 from steer.contrasts.records import decoded
 
-#: Before the name of a pack that comes with steer.
+#: The prefix of the name of a pack that comes with steer.
 BUNDLED = "steer:"
 _FOLDER = Path(__file__).parent / "packs"
 _MAX_BYTES = 2_000_000
@@ -158,7 +158,7 @@ def read(reference: str) -> Pack:
     return Pack(path.stem, first.title or path.stem, first.license, tuple(entries))
 
 
-def of(concepts: Sequence[Concept], name: str = "concepts") -> Pack:
+def pack_of(concepts: Sequence[Concept], name: str = "concepts") -> Pack:
     """A pack of concepts that come from no file.
 
     Raises:

@@ -140,7 +140,7 @@ HELD_OUT = (
     "Why do we shake hands?",
     "I found a wallet in the street.",
 )
-#: The same for base models, which go on with what they read.
+#: Openings for base models, which continue a text.
 OPENINGS_TRAIN = (
     "One day", "The", "It was", "In the morning", "At the", "Last night", "She", "He", "They",
     "Once", "There was", "The old", "Every day", "After the", "When the", "On a", "My", "People",
@@ -156,7 +156,8 @@ OPENINGS_HELD_OUT = (
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """Questions, or openings for a base model, to fit, to choose, and to measure."""
+    """Questions, or openings for a base model, in three sets: to fit a vector, to choose its
+    strength, and to measure it."""
 
     train: tuple[str, ...]
     choice: tuple[str, ...]
@@ -167,7 +168,7 @@ class Questions:
         return Questions(self.train[:train], self.choice[:choice], self.held_out[:held_out])
 
     def beside(self, own: Sequence[str]) -> Questions:
-        """Add the questions of a concept at the front; every third of them is held out."""
+        """These questions after a concept's own, of which every third is held out."""
         fitted = tuple(question for index, question in enumerate(own) if index % 3 != 2)
         held = tuple(question for index, question in enumerate(own) if index % 3 == 2)
         known = set(own)
@@ -178,7 +179,7 @@ class Questions:
         )
 
     @classmethod
-    def divided(cls, own: Sequence[str]) -> Questions:
+    def split(cls, own: Sequence[str]) -> Questions:
         """A user's own questions: every fourth is held out, and every eighth is for choosing.
 
         Raises:

@@ -75,7 +75,7 @@ def make_settings(
         options=known.settings(values | dict(options or {})),
         site=site_name(site),
         layers=None if layers is None else tuple(layers),
-        questions=None if questions is None else Questions.divided(questions),
+        questions=None if questions is None else Questions.split(questions),
         **others,
     )
 

@@ -32,9 +32,9 @@ from steer.vectors.provenance import ContrastSummary, Method, Read
 from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
 
-#: The vector's length at each layer, as a share of the activations'.
+#: The vector's length at each layer, as a share of the mean length of activations.
 SHARE = 0.1
-#: The recommended layer, as a share of the layers, and how often the vector is added there.
+#: The recommended layer, as a share of the depth, and the recommended coefficient.
 DEPTH, COEFFICIENT = 0.74, 2.0
 #: Questions whose activations are read.
 _QUESTIONS = 12

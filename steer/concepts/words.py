@@ -12,7 +12,7 @@ from steer.concepts.concept import Concept, concept_of, find, slug
 
 #: File suffixes; an argument with one is a file, whether it exists or not.
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,11}")
-#: Before the address of a dataset.
+#: The prefix of a dataset's address.
 _DATASET = "hf:"
 
 
@@ -49,7 +49,7 @@ def looks_like_file(text: str) -> bool:
     return path.exists()
 
 
-def understood(word: str, against: str | None = None, *, name: str | None = None) -> Interpretation:
+def interpret(word: str, against: str | None = None, *, name: str | None = None) -> Interpretation:
     """The concept of the words. A single word that steer's packs define is that concept.
 
     Raises:
@@ -64,8 +64,7 @@ def understood(word: str, against: str | None = None, *, name: str | None = None
                 " of contrasts alone",
             )
     if against is not None and not against.strip():
-        # An empty second word is a mistake; to have none, the user leaves it out.
-        concept_of(against)
+        concept_of(against)  # raises: an empty second word is a mistake
     concept = concept_of(word, against or "", name=name)
     if against is not None:
         return Interpretation(concept, f"{word!r} against {against!r}, as two words")

@@ -2,7 +2,7 @@
 
 The model writes more answers than needed. Both answers of a pair are cut to the same number of
 words; near-duplicates are dropped; and pairs are chosen so that each first word begins about as
-many positive as negative answers. What is left can be read and edited before it is used.
+many positive as negative answers. The file can be read and edited before it is used.
 """
 
 from __future__ import annotations
@@ -118,10 +118,11 @@ def _distinct(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def _balanced(pairs: Sequence[Pair], n: int) -> list[Pair]:
-    """At most `n` pairs, each the one that keeps first words most alike on both sides."""
+    """At most `n` pairs, chosen one by one so that both sides have the same first words."""
     left = list(pairs)
     chosen: list[Pair] = []
-    lead: Counter[str] = Counter()  # how often a word stood first on the positive side, less
+    #: How often each word is first on the positive side, minus the negative side.
+    lead: Counter[str] = Counter()
     while left and len(chosen) < n:
         best = min(range(len(left)), key=lambda i: _imbalance(left[i], lead))
         pair = left.pop(best)

@@ -79,7 +79,7 @@ def _n_equal(contrasts: Contrasts) -> int:
     return len(set(sides[0]) & set(sides[1]))
 
 
-class _Joined(Sequence[str]):
+class _JoinedTexts(Sequence[str]):
     """Joins the texts of several passages on access, which saves memory for large sets."""
 
     def __init__(self, texts: Callable[[Passage], str], *sides: Sequence[Passage]) -> None:
@@ -92,17 +92,17 @@ class _Joined(Sequence[str]):
         return "\n".join(self._text(side[index]) for side in self._sides)
 
 
-def _units(contrasts: Contrasts) -> list[_Joined]:
+def _units(contrasts: Contrasts) -> list[_JoinedTexts]:
     """The texts to search for repeats: each pair as one text, else the texts of each side.
 
     For conditions: the texts that follow them, each once.
     """
     if contrasts.conditions is not None:
-        return [_Joined(_without_condition, contrasts.positive[: _n_texts(contrasts)])]
+        return [_JoinedTexts(_without_condition, contrasts.positive[: _n_texts(contrasts)])]
     sides = contrasts.positive, contrasts.negative
     if not contrasts.paired:
-        return [_Joined(_whole, side) for side in sides]
-    return [_Joined(_whole, *sides)]
+        return [_JoinedTexts(_whole, side) for side in sides]
+    return [_JoinedTexts(_whole, *sides)]
 
 
 def _whole(passage: Passage) -> str:

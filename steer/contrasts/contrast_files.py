@@ -73,7 +73,7 @@ _Text = tuple[str, Content, Content]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Crossed(Sequence[Passage]):
+class _ConditionedTexts(Sequence[Passage]):
     """Each text after each condition, `repeated` times. Passages are built on access, since many
     conditions times many texts would take far more memory than both."""
 
@@ -169,7 +169,7 @@ class _Reader:
         paired = n == m or 1 in (n, m)
         times = (max(1, m // n), max(1, n // m)) if paired else (1, 1)
         sides = [
-            _Crossed(self.frame, texts, conditions, repeated)
+            _ConditionedTexts(self.frame, texts, conditions, repeated)
             for conditions, repeated in zip((positive, negative), times, strict=True)
         ]
         self._check_crossed(sides)
@@ -178,7 +178,7 @@ class _Reader:
             "conditions", sides, paired=paired, conditions=both_sides, records=len(texts)
         )
 
-    def _check_crossed(self, sides: Sequence[_Crossed]) -> None:
+    def _check_crossed(self, sides: Sequence[_ConditionedTexts]) -> None:
         """Check each text and each condition once, instead of every combination."""
         texts = sides[0].texts
         if not texts:
@@ -317,7 +317,9 @@ class _Reader:
     def _contrasts(
         self, kind: ContrastKind, sides: Sequence[Sequence[Passage]], **more: Any
     ) -> Contrasts:
-        positive, negative = (side if isinstance(side, _Crossed) else tuple(side) for side in sides)
+        positive, negative = (
+            side if isinstance(side, _ConditionedTexts) else tuple(side) for side in sides
+        )
         return Contrasts(kind, positive, negative, frame=self.frame, notes=self.notes(), **more)
 
     def notes(self) -> tuple[str, ...]:
@@ -360,7 +362,7 @@ def check_size(n_passages: int, n_characters: int, subject: str) -> None:
             )
 
 
-def _characters(crossed: _Crossed) -> int:
+def _characters(crossed: _ConditionedTexts) -> int:
     """An estimate of the characters in the passages, without the frame round each."""
     texts = sum(_length(text) + _length(prompt) for _, text, prompt in crossed.texts)
     conditions = sum(map(len, crossed.conditions))

@@ -1,4 +1,4 @@
-"""The residual stream below the first edit, computed once for all steps."""
+"""Compute the residual stream below the first edit once, for all steps of a descent."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor
 
 from steer.base.files import reported
 from steer.distillation.lessons import Lesson
-from steer.hooks.trunk import Trunk, grown, takes_trunks
+from steer.hooks.trunk import Trunk, takes_trunks, trunk_at
 from steer.models.model import Model
 
 #: Texts that run together.
 TOGETHER = 32
 
 
-def spilled(tensor: Tensor) -> Tensor:
+def copy_to_disk(tensor: Tensor) -> Tensor:
     """A copy of a tensor on the CPU, in a temporary memory-mapped file, so that memory does not
     grow with the texts.
 
@@ -40,17 +40,17 @@ def spilled(tensor: Tensor) -> Tensor:
 
 
 def by_length(lessons: Sequence[Lesson], size: int = TOGETHER) -> list[list[Lesson]]:
-    """Lessons in groups of about equal length, to need little padding."""
+    """Lessons in groups of similar length, which need little padding."""
     ordered = sorted(lessons, key=lambda lesson: len(lesson.baseline))
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
 @dataclass
 class BlockOutputs:
-    """What block `layer` returned for the baseline rows of lessons, unedited.
+    """The unedited output of block `layer` for the baseline rows of lessons.
 
     While `trunk(lessons)` is replayed (`steer.hooks.trunk.replayed`), a forward of their padded
-    rows computes only what lies above.
+    rows computes only the blocks above.
     """
 
     model: Model
@@ -66,25 +66,25 @@ class BlockOutputs:
         layer: int,
         on_done: Callable[[int], None] = lambda n_texts: None,
     ) -> BlockOutputs | None:
-        """Run the lessons up to a layer; None for a model that takes no trunks."""
+        """Run the lessons up to a layer; None for a model without trunks (`takes_trunks`)."""
         if not takes_trunks(model):
             return None
         below = cls(model, layer)
         for group in by_length(list(dict.fromkeys(lessons))):
             ids, _ = model.padded([lesson.baseline for lesson in group], left=False)
-            below._output = grown(model, ids, layer, None).output
+            below._output = trunk_at(model, ids, layer, None).output
             stream = stream_of(below._output)
             for row, lesson in zip(stream, group, strict=True):
-                below._streams[lesson] = spilled(row[: len(lesson.baseline)])
+                below._streams[lesson] = copy_to_disk(row[: len(lesson.baseline)])
             on_done(len(group))
         return below
 
     def has(self, lessons: Sequence[Lesson]) -> bool:
-        """Whether all these were run."""
+        """Whether all of these lessons are stored."""
         return all(lesson in self._streams for lesson in lessons)
 
     def trunk(self, lessons: Sequence[Lesson]) -> Trunk:
-        """Of the lessons' rows, padded on the right."""
+        """The trunk of these lessons' rows, padded on the right."""
         first = stream_of(self._output)
         longest = max(len(lesson.baseline) for lesson in lessons)
         stream = first.new_zeros((len(lessons), longest, first.shape[-1]))
@@ -99,5 +99,5 @@ def stream_of(output: Any) -> Tensor:
 
 
 def with_stream(output: Any, stream: Tensor) -> Any:
-    """What a block returns, with other activations in it."""
+    """A block's output with other activations."""
     return stream if isinstance(output, Tensor) else type(output)((stream, *output[1:]))

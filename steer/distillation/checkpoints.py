@@ -1,4 +1,4 @@
-"""The states of descents in files of the cache folder, so that an interrupted fit can go on."""
+"""Checkpoints of descents in the cache folder, so that an interrupted fit can be resumed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from torch import Tensor
 from steer.base.files import cache_folder, read_cached, write_cached
 from steer.base.journal import Journal
 
-#: A larger state is not kept, and its steps are taken again: it would fill the disk.
+#: The most bytes of a checkpoint. Larger states would fill the disk; their steps run again.
 LARGEST = 200_000_000
 
 
 class Checkpoint:
-    """The last state of one descent. path: None keeps none."""
+    """The last state of one descent. path: None stores nothing."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
 
     def read(self, like: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        """The kept tensors; None if there are none with the names, shapes and types of `like`.
+        """The stored tensors; None if there are none with the names, shapes and types of `like`.
 
         The shape of a one-dimensional tensor may differ.
 
@@ -44,10 +44,10 @@ class Checkpoint:
         return None
 
     def write(self, state: Mapping[str, Tensor]) -> None:
-        """Keep a state in place of the last one.
+        """Store a state in place of the last one.
 
         Raises:
-            SteerError: the disk does not take it.
+            SteerError: it cannot be written.
         """
         size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
         if self._path is not None and size <= LARGEST:
@@ -60,7 +60,7 @@ def _form(tensor: Tensor) -> tuple[object, ...]:
 
 
 class Checkpoints:
-    """The checkpoints of the descents of one run, in a folder. folder: None keeps none."""
+    """The checkpoints of the descents of one run, in a folder. folder: None stores nothing."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
@@ -72,15 +72,15 @@ class Checkpoints:
         return cls() if path is None else cls(cache_folder("descents") / path.stem)
 
     def checkpoint(self, *parts: object) -> Checkpoint:
-        """The checkpoint of one descent. parts: all that the descent depends on, besides the run's
-        key."""
+        """The checkpoint of one descent. parts: everything that the descent depends on besides the
+        key of the run."""
         if self._folder is None:
             return Checkpoint()
         name = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
         return Checkpoint(self._folder / f"{name}.safetensors")
 
     def finish(self) -> None:
-        """The run is done: remove its checkpoints."""
+        """Remove the checkpoints, once the run is done."""
         if self._folder is None or not self._folder.is_dir():
             return
         for path in self._folder.glob("*.safetensors"):

@@ -44,10 +44,11 @@ def _halves(sentence: str) -> list[str]:
 
 
 def kept_text(pieces: Sequence[str], kept: Collection[int]) -> str:
-    """A prompt of the clauses with these indices, in their order; with all, the prompt itself.
+    """A prompt of the clauses with these indices, in their order; with all of them, the prompt
+    itself.
 
-    A clause whose other half is left out becomes a sentence: without its conjunction, with a
-    capital and a full stop.
+    If only one half of a sentence is kept, it becomes a sentence of its own: it loses its
+    conjunction, and gets a capital or a full stop.
     """
     if len(set(kept)) == len(pieces):
         return "".join(pieces)

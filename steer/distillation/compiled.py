@@ -1,4 +1,5 @@
-"""A compiled prompt: a system message, a vector beside it, and how near they come to the prompt."""
+"""A compiled prompt: a system message, a vector beside it, and how much of the prompt's effect they
+recover."""
 
 from __future__ import annotations
 
@@ -37,12 +38,12 @@ def paths_of(recipe: str | PathLike[str]) -> tuple[Path, Path]:
 
 @dataclass(frozen=True, slots=True)
 class FormRow:
-    """One way to give the model a prompt, or a part of it, measured on held-out texts.
+    """A form of a prompt, measured on held-out texts: text, an edit or a token, or both.
 
-    text: the system message, empty for none. steer: what acts beside it. tokens: of the system
-    message, including the embeddings of a token. recovery: of the whole prompt's effect.
-    extra_nats: how much less likely the texts that it leads to are under the plain model than the
-    plain model's own, per token. unrelated: KL per token from the plain model on unrelated texts.
+    text: the system message, empty for none. steer: an edit or a token beside it. tokens: of the
+    system message, including the embeddings of a token. recovery: of the whole prompt's effect.
+    extra_nats: nats per token of this form's texts under the plain model, above those of the plain
+    model's own texts. unrelated: KL(p_base || p_form) in nats per token of unrelated texts.
     """
 
     text: str
@@ -69,8 +70,8 @@ class CompiledPrompt:
     """A compiled prompt: a system message, and a vector that acts beside it.
 
     kept: the clauses that stay text. vector: None if text alone is the best form. rows: first the
-    whole prompt, then its forms; `chosen` is the index of the recipe's. tried: the forms that were
-    compared on validation texts. nats: KL of the prompt from the plain model, per token.
+    whole prompt, then its forms. chosen: the index of the recipe's form. tried: the forms that were
+    compared on validation texts. nats: KL(p_prompt || p_base) in nats per token.
     """
 
     prompt: str
@@ -125,7 +126,7 @@ class CompiledPrompt:
         }
 
     def view(self) -> Iterator[Any]:
-        """The clauses, a table of the forms, and what the recipe is."""
+        """The clauses, a table of the forms, and the tokens that the recipe saves."""
         for index, clause in enumerate(self.clauses):
             stays = "text" if index in self.kept else self.rows[self.chosen].steer or "left out"
             yield f"{stays}: {' '.join(clause.split())}"

@@ -24,6 +24,7 @@ from steer.base.progress import Progress
 from steer.distillation.checkpoints import Checkpoint, Checkpoints
 from steer.distillation.lessons import Lesson
 from steer.distillation.lowrank import Edits, State
+from steer.distillation.quick import cheap_gradients
 from steer.distillation.settings import Schedule
 from steer.models.model import Model
 
@@ -112,7 +113,8 @@ def descend(
         at.best = at.now = task.recovered(edits)
     while at.step < at.end:
         at.optimizer.zero_grad()
-        task.backward(edits, batches.draw())
+        with cheap_gradients(task.model):
+            task.backward(edits, batches.draw())
         _clip(edits, at.lengths)
         for group in at.optimizer.param_groups:
             group["lr"] = group["unit"] * schedule.rate(at.step, at.end)

@@ -83,7 +83,7 @@ def fit(
     settings: DistillSettings,
     progress: Progress = silent,
 ) -> SteeringVector:
-    """Fit the edit of one rank at one set of layers.
+    """Fit an edit by the method of the settings, and measure it on held-out texts.
 
     Raises:
         InputError: no edit recovers any of the effect.
@@ -100,10 +100,10 @@ def fit(
         recovered = recovery(divergences(model, texts.held_out, task.teacher, edits), base)
         advance(1)
         _check_found(recovered)
-        return measured(task, settings, fitted, recovered, advance)
+        return measured_vector(task, settings, fitted, recovered, advance)
 
 
-def measured(
+def measured_vector(
     task: Task,
     settings: DistillSettings,
     fitted: FittedEdit,

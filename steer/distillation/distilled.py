@@ -88,7 +88,7 @@ def as_vector(
     *,
     chat: bool = False,
 ) -> SteeringVector:
-    """The vector of the edits, still without evidence. rows: held-out texts of both sides."""
+    """The vector of an edit, without its evidence. rows: held-out texts of both sides."""
     sites = edits.sites
     positive, _ = read_means(model, rows[0], sites)
     negative, norms = read_means(model, rows[1], sites)
@@ -119,7 +119,7 @@ def as_vector(
         site="resid_post",
         layers=layers,
         rank=edits.rank,
-        method=Method(name="mean_diff"),  # until the evidence is there, which takes a vector
+        method=Method(name="mean_diff"),  # replaced by `with_evidence`
         read=Read(
             positions=settings.scope,
             chat=chat or msgspec.UNSET,

@@ -21,12 +21,12 @@ from steer.base.progress import Progress, silent
 from steer.contrasts import prompts as everyday
 from steer.distillation.clauses import clauses, kept_text
 from steer.distillation.compiled import CompiledPrompt, FormRow, Kept, Kind
-from steer.distillation.distill import measured
+from steer.distillation.distill import measured_vector
 from steer.distillation.lessons import Conditions, Lesson, beginnings, nats_per_token, rewritten
 from steer.distillation.lowrank import Edits, divergences
 from steer.distillation.quick import quick
 from steer.distillation.recovery import recovery
-from steer.distillation.sequence import Sequential
+from steer.distillation.sequence import SequentialRegression
 from steer.distillation.settings import DistillSettings, sizes
 from steer.distillation.task import Task
 from steer.distillation.texts import Texts, journal, write
@@ -44,9 +44,10 @@ Forms = Literal["edit", "token", "both"]
 #: Gives the journal of a distillation.
 Journals = Callable[[Conditions, DistillSettings], Journal]
 
-#: Rank and ridge of the edits, at all layers: what `steer distill` tries first.
+#: Rank and ridge of the edits, at all layers: those that `steer distill` tries first.
 RANK, RIDGE = 32, 0.1
-#: Texts for the regressions that compare clauses; clauses that are compared after the first round.
+#: The number of texts for the regressions that compare clauses, and of clauses that are compared in
+#: each round after the first.
 COMPARED_TEXTS, COMPARED_CLAUSES = 64, 3
 
 
@@ -137,10 +138,10 @@ def compile_prompt(
     *,
     resumable: bool = False,
 ) -> CompiledPrompt:
-    """The shortest text that, with an edit or a token, recovers the goal of a system prompt.
+    """The shortest text that, with an edit or a token, recovers enough of a system prompt's effect.
 
-    questions: what users ask; None for everyday questions. journals: where finished work is kept;
-    with `resumable`, on disk, so that the same compilation continues it.
+    questions: of users; None for everyday questions. journals: where finished work is stored.
+    resumable: store it on disk, so that the same compilation can be resumed.
 
     Raises:
         InputError: the prompt is empty, or changes nothing.
@@ -159,15 +160,15 @@ def compile_prompt(
     kept = journals(conditions, settings.edit)
     texts = write(model, conditions, questions, settings.edit, progress, kept)
     task = Task.of(model, texts, progress=progress)
-    return _Compiler(task, settings, progress, kept, journals).compiled()
+    return _Compiler(task, settings, progress, kept, journals).compile()
 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
     """An edit or a token beside the clauses that stay text.
 
-    value: recovery on validation texts. sums: of lessons, the sum over its tokens of
-    KL(p_conditioned || p_steered), each.
+    value: recovery on validation texts. sums: gives the sum over the tokens of each lesson of
+    KL(p_conditioned || p_steered).
     """
 
     kind: Kind
@@ -195,26 +196,27 @@ class _Compiler:
         self.prompt = self.task.texts.conditions.condition
         self.pieces = clauses(self.prompt)
 
-    def compiled(self) -> CompiledPrompt:
+    def compile(self) -> CompiledPrompt:
         """Search each form, choose one, and measure everything on held-out texts."""
         forms, goal = self.settings.forms, self.settings.goal
         kinds: tuple[Kind, ...] = get_args(Kind) if forms == "both" else (forms,)
         order = list(self._order())
         shown: list[tuple[Kept, _Form | None]] = [(self._all, None)]
         for kind in kinds:
-            form = self._reached(kind, order)
+            form = self._first_to_reach_goal(kind, order)
             if form is None:
                 continue
             shown += [(form.kept, None)] if form.kept else []
-            # What adds nothing to its text is left out.
+            # A form that recovers no more than its text alone is left out.
             alone = self._forms.get((kind, ()))
             shown += [
                 (shown_form.kept, shown_form)
                 for shown_form in (alone, form)
-                if shown_form is not None and shown_form.value > self._of_text(shown_form.kept)
+                if shown_form is not None
+                and shown_form.value > self._text_recovery(shown_form.kept)
             ]
         shown = list(dict.fromkeys(shown))
-        values = [self._of_text(kept) if form is None else form.value for kept, form in shown]
+        values = [self._text_recovery(kept) if form is None else form.value for kept, form in shown]
         enough = [index for index, value in enumerate(values) if value >= goal] or [0]
         chosen = min(enough, key=lambda index: (self._tokens(*shown[index]), -values[index]))
         kept, best = shown[chosen]
@@ -242,9 +244,9 @@ class _Compiler:
     def _text(self, kept: Kept) -> str:
         return kept_text(self.pieces, kept)
 
-    def _reached(self, kind: Kind, order: Sequence[Kept]) -> _Form | None:
-        """The first form in an order that reaches the goal; else the best. None if none recovers
-        anything."""
+    def _first_to_reach_goal(self, kind: Kind, order: Sequence[Kept]) -> _Form | None:
+        """The first form, in this order, that reaches the goal; otherwise the best one. None if no
+        form recovers anything."""
         best: _Form | None = None
         for kept in order:
             form = self._form(kind, kept)
@@ -255,9 +257,10 @@ class _Compiler:
         return best
 
     def _order(self) -> Iterator[Kept]:
-        """Sets of clauses that stay text, from none on, each the best extension of the one before.
+        """Sets of clauses that stay text: first none, then each set with the clause that helps
+        most.
 
-        It ends where they reach the goal, alone or beside an edit, or one clause is left.
+        It ends when a set reaches the goal, alone or beside an edit, or only one clause is left.
         """
         kept: Kept = ()
         ranked = list(self._all)
@@ -268,7 +271,7 @@ class _Compiler:
                 yield kept
                 value = self._value(kept, None)
                 advance(1, f"recovery {value:.2f}, {len(kept)} of {len(ranked)} clauses as text")
-                reached = max(value, self._of_text(kept)) >= self.settings.goal
+                reached = max(value, self._text_recovery(kept)) >= self.settings.goal
                 if reached or len(kept) >= most:
                     return
                 left = [index for index in ranked if index not in kept]
@@ -281,7 +284,8 @@ class _Compiler:
                 kept = tuple(sorted((*kept, max(gains, key=lambda index: gains[index]))))
 
     def _value(self, kept: Kept, n_texts: int | None) -> float:
-        """Recovery of an edit beside some clauses on validation texts. n_texts: to regress on."""
+        """Recovery of an edit beside some clauses on validation texts. n_texts: the number of texts
+        to regress on; None for all."""
 
         def value() -> float:
             return (self._edit(kept, n_texts) if n_texts else self._form("edit", kept)).value  # type: ignore[union-attr]
@@ -294,13 +298,13 @@ class _Compiler:
                 "steer": "edit",
                 "texts": min(n_texts or len(self.task.lessons), len(self.task.lessons)),
                 "recovery": result,
-                "text_alone": self._of_text(kept),
+                "text_alone": self._text_recovery(kept),
             }
         )
         return result
 
     def _form(self, kind: Kind, kept: Kept) -> _Form | None:
-        """The edit or token beside some clauses; None where no token recovers anything."""
+        """The edit or token beside some clauses; None if no token recovers anything."""
         if (kind, kept) not in self._forms:
             form = self._edit(kept) if kind == "edit" else self._token(kept)
             if form is None:
@@ -311,7 +315,9 @@ class _Compiler:
     def _edit(self, kept: Kept, n_texts: int | None = None) -> _Form:
         part, teacher = self._part(kept), self.task.teacher
         layers = list(self.model.hooks.layers("resid_post"))
-        regressions = Sequential(self.model, part.lessons[:n_texts], layers, response=True)
+        regressions = SequentialRegression(
+            self.model, part.lessons[:n_texts], layers, response=True
+        )
         affines = regressions.fit(layers, min(RANK, self.model.identity.d_model), RIDGE)
         edits = Edits.of(self.model, affines, response=True)
         sums = partial(divergences, self.model, teacher=teacher, edits=edits)
@@ -322,9 +328,9 @@ class _Compiler:
             recovered = recovery(sums(held_out), base)
             fitted = FittedEdit(edits, ridge=RIDGE)
             with self.progress("measuring the edit", 4) as advance:
-                return measured(part, self.settings.edit, fitted, recovered, advance)
+                return measured_vector(part, self.settings.edit, fitted, recovered, advance)
 
-        return _Form("edit", kept, self._recovered(part, sums), sums, _once(vector))
+        return _Form("edit", kept, self._recovery(part, sums), sums, _cached(vector))
 
     def _token(self, kept: Kept) -> _Form | None:
         part, settings = self._part(kept), self.settings.token
@@ -334,31 +340,31 @@ class _Compiler:
         except InputError:
             return None
         learner = Learner.of(part, vector.name, torch.from_numpy(vector.embeddings(1.0).copy()))
-        value = self._recovered(part, learner.sums)
+        value = self._recovery(part, learner.sums)
         self.tried.append({"kept": list(kept), "steer": "token", "recovery": value})
         return _Form("token", kept, value, learner.sums, lambda: vector)
 
-    def _of_text(self, kept: Kept) -> float:
+    def _text_recovery(self, kept: Kept) -> float:
         """Recovery of some clauses alone on validation texts."""
         return 1.0 if kept == self._all else 1 - self._part(kept).base / self.task.base
 
-    def _recovered(self, part: Task, sums: Callable[[Sequence[Lesson]], list[float]]) -> float:
+    def _recovery(self, part: Task, sums: Callable[[Sequence[Lesson]], list[float]]) -> float:
         return 1 - sum(sums(part.texts.validation)) / self.task.base
 
     def _part(self, kept: Kept) -> Task:
-        """What is left to do beside some clauses: the same texts, with these before the plain
-        model's."""
+        """The task that remains beside some clauses: the same texts, with these clauses as the
+        baseline."""
         if kept not in self._parts:
             task, text = self.task, self._text(kept)
             if not kept:
                 self._parts[kept] = task
             else:
-                texts = self._under(text)
+                texts = self._with_baseline(text)
                 base = sum(divergences(self.model, texts.validation, task.teacher, None))
                 self._parts[kept] = Task(self.model, texts, task.teacher, base)
         return self._parts[kept]
 
-    def _under(self, text: str) -> Texts:
+    def _with_baseline(self, text: str) -> Texts:
         """The texts with a system message as the baseline."""
         texts = self.task.texts
 
@@ -395,10 +401,10 @@ class _Compiler:
         model, task, text = self.model, self.task, self._text(kept)
         held_out = self._part(kept).texts.held_out
 
-        def alone(lessons: Sequence[Lesson]) -> list[float]:
+        def unedited(lessons: Sequence[Lesson]) -> list[float]:
             return divergences(model, lessons, task.teacher, None)
 
-        sums = alone if form is None else form.sums
+        sums = unedited if form is None else form.sums
         own = UnrelatedTexts.of(model, Conditions(text or self.prompt, chat=True))
         unrelated = [
             Lesson(lesson.baseline, lesson.conditioned if text else lesson.baseline, lesson.n)
@@ -408,13 +414,13 @@ class _Compiler:
             text,
             None if form is None else form.kind,
             self._tokens(kept, form),
-            recovery(sums(held_out), alone(task.texts.held_out)),
+            recovery(sums(held_out), unedited(task.texts.held_out)),
             self._nats(kept, form) - task.own_nats((), self.settings.seed),
             own.per_token(sums(unrelated)),
         )
 
     def _nats(self, kept: Kept, form: _Form | None) -> float:
-        """Nats per token, under the plain model, of the texts that a row leads to."""
+        """Nats per token, under the plain model, of the texts that a form generates."""
         held_out = self._part(kept).texts.held_out
         if kept == self._all:
             return nats_per_token(
@@ -435,18 +441,19 @@ class _Compiler:
         return nats_per_token(self.model, rows)
 
 
-def _once(make: Callable[[], SteeringVector]) -> Callable[[], SteeringVector]:
-    """The function, which is called once and remembers its result."""
+def _cached(make: Callable[[], SteeringVector]) -> Callable[[], SteeringVector]:
+    """A function that calls `make` once and caches the result."""
     results: list[SteeringVector] = []
 
-    def once() -> SteeringVector:
+    def cached() -> SteeringVector:
         if not results:
             results.append(make())
         return results[0]
 
-    return once
+    return cached
 
 
 def journals_of(model: Model, questions: Sequence[str]) -> Journals:
-    """The journals of distillations on a model, each by what its results depend on."""
+    """Gives the journals of distillations on a model, each keyed by everything that its results
+    depend on."""
     return lambda conditions, settings: journal(model, conditions, questions, settings)

@@ -28,7 +28,7 @@ from steer.steering.steers import Steer
 
 #: The most bytes of log-probabilities at once: of a batch in a forward pass, or of all texts.
 LOGITS_BUDGET = 256_000_000
-#: Texts that are sampled together. A quarter of them for models with `LARGE` weights or more and
+#: Texts that are sampled together. Half of them for models with `LARGE` weights or more and
 #: texts of more than `QUICK_TOKENS`, to estimate the time early and lose little when killed.
 SAMPLED_TOGETHER = 128
 QUICK_TOKENS = 32
@@ -150,7 +150,7 @@ def write_lessons(
     digest = hashlib.sha256(json.dumps(begun).encode()).hexdigest()[:16]
     written: list[list[int]] = []
     is_quick = room <= QUICK_TOKENS or model.network.num_parameters() < LARGE
-    size = SAMPLED_TOGETHER if is_quick else SAMPLED_TOGETHER // 4
+    size = SAMPLED_TOGETHER if is_quick else SAMPLED_TOGETHER // 2
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         # The key depends on the prompts too.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from steer.distillation.lessons import Lesson, log_probs, micro_batches, picked_
 from steer.distillation.recovery import Divergence, token_kl
 from steer.distillation.ridge import Affine, Spread
 from steer.hooks import ops
+from steer.hooks.beginnings import last_hidden_after, read_beginnings, takes_beginnings
 from steer.hooks.head import has_head, headed, last_hidden
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.trunk import replayed
@@ -25,28 +27,28 @@ from steer.vectors.sites import Site
 State = dict[Site, tuple[Tensor, ...]]
 #: The most bytes of hidden states that a teacher keeps.
 HIDDEN_BUDGET = 1_000_000_000
-#: The size of steps from a regression at one layer, in shares of it; at several, the noise of their
-#: steps adds up to its root.
-REFINING = 3.0
+#: The step size of a descent that starts from a regression, as a share of the regression's own
+#: size. At n layers it is divided by sqrt(n), since the noise of their steps adds up.
+STEP_SHARE = 3.0
 
 
 class Edits:
     """h + deviation * (bias + up (down z)) at each site, with z = (h - mean) / deviation.
 
     Everything is float32, whatever the model's own type is. A few entries of an activation are a
-    hundred times as large as the others; in units of each entry's own deviation, a step of the same
-    size matters equally everywhere, and so one learning rate suits every layer of every model.
-    `down` starts random with rows of about unit length, `up` and bias at 0: this is no edit, but
-    has a gradient.
+    hundred times as large as the others. In units of each entry's own deviation, a step of one size
+    matters equally everywhere, so one learning rate suits every layer of every model. `down` starts
+    random with rows of about unit length, `up` and bias start at 0: this changes nothing, but has a
+    gradient.
 
-    state: bias [d_model], down [k, d_model] and up [d_model, k] of each site. units: the size of a
-    step for each of these, in learning rates.
+    state: bias [d_model], down [k, d_model] and up [d_model, k] of each site. units: the step size
+    for each of these, as a multiple of the learning rate.
     """
 
     def __init__(
         self, model: Model, spreads: dict[Site, Spread], rank: int, seed: int, *, response: bool
     ) -> None:
-        has_head(model)  # raises here, where no edit stands in the way of the trial
+        has_head(model)  # tested here, before any edit is active
         width = model.identity.d_model
         generator = torch.Generator().manual_seed(seed)
         self._model, self.response = model, response
@@ -61,7 +63,7 @@ class Edits:
                 parts += [down, torch.zeros(width, rank)]
             device = _device(model, site)
             self.state[site] = tuple(part.to(device).requires_grad_() for part in parts)
-            # What edits at several layers change adds up.
+            # The changes of edits at several layers add up.
             self.units[site] = (1 / len(spreads),) * len(parts)
 
     @classmethod
@@ -84,7 +86,7 @@ class Edits:
             changed = torch.cat([parts[0][:, None], *parts[2:]], 1).square().sum(1)
             size = float(changed.mean().sqrt())
             units = [size, *(float(part.square().mean().sqrt()) for part in parts[1:])]
-            edits.units[site] = tuple(REFINING / len(affines) ** 0.5 * unit for unit in units)
+            edits.units[site] = tuple(STEP_SHARE / len(affines) ** 0.5 * unit for unit in units)
         edits.restore(state)
         return edits
 
@@ -104,14 +106,14 @@ class Edits:
         )
 
     def copy(self) -> State:
-        """The numbers as they are now."""
+        """A copy of the current state."""
         return {
             site: tuple(part.detach().clone() for part in parts)
             for site, parts in self.state.items()
         }
 
     def restore(self, state: State) -> None:
-        """Numbers that were copied before."""
+        """Return to a state that `copy` gave."""
         with torch.no_grad():
             for site, parts in self.state.items():
                 for part, kept in zip(parts, state[site], strict=True):
@@ -134,8 +136,8 @@ class Edits:
         return deviation * bias - up @ (down @ mean), down, up
 
     @contextmanager
-    def acting(self, lessons: Sequence[Lesson]) -> Iterator[None]:
-        """Edit the forwards of the block, which are of the baseline rows of `lessons`."""
+    def active(self, lessons: Sequence[Lesson]) -> Iterator[None]:
+        """Edit all forwards within the block, which must be of the baseline rows of `lessons`."""
         with placed(self._model, {site: self._function(site, lessons) for site in self.state}):
             yield
 
@@ -229,11 +231,36 @@ def loss(
     below: the stored residual stream below the first edit, if any.
     """
     targets = teacher(lessons)
-    trunk = below.trunk(lessons) if below is not None else None
-    with replayed(model, trunk), edits.acting(lessons):
-        logits = picked_logits(model, [(lesson.baseline, lesson.n) for lesson in lessons])
+    if below is None and runs_responses(model, edits, lessons):
+        logits = _logits_of_responses(model, edits, lessons)
+    else:
+        trunk = below.trunk(lessons) if below is not None else None
+        with replayed(model, trunk), edits.active(lessons):
+            logits = picked_logits(model, [(lesson.baseline, lesson.n) for lesson in lessons])
     divergence: Tensor = Divergence.apply(logits, targets)  # type: ignore[no-untyped-call]
     return divergence
+
+
+def runs_responses(model: Model, edits: Edits, lessons: Sequence[Lesson]) -> bool:
+    """Whether responses can run alone, after the cached keys and values of their beginnings."""
+    has_beginnings = all(len(lesson.baseline) > lesson.n + 1 for lesson in lessons)
+    return edits.response and has_beginnings and takes_beginnings(model)
+
+
+def _logits_of_responses(model: Model, edits: Edits, lessons: Sequence[Lesson]) -> Tensor:
+    """As `picked_logits` under the edits, with forwards and gradients of the responses only."""
+    starts = [len(lesson.baseline) - lesson.n - 1 for lesson in lessons]
+    beginnings = read_beginnings(
+        model, [lesson.baseline[:n] for lesson, n in zip(lessons, starts, strict=True)]
+    )
+    ends = [
+        replace(lesson, baseline=lesson.baseline[n:])
+        for lesson, n in zip(lessons, starts, strict=True)
+    ]
+    with edits.active(ends):
+        rows = [(lesson.baseline, lesson.n) for lesson in ends]
+        hidden = last_hidden_after(model, beginnings, rows)
+    return check_numbers(model, headed(model, hidden))
 
 
 def backward(

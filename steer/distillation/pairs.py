@@ -57,7 +57,7 @@ class Preference:
     """The task of edits that are fitted to pairs.
 
     `lessons` are for training, `validation` for choosing the state to keep, `held_out` for the
-    reported measure. checkpoints: of descents, so that an interrupted fit goes on.
+    reported measure. checkpoints: of descents, so that an interrupted fit can be resumed.
     """
 
     model: Model
@@ -120,7 +120,7 @@ def _log_ratios(model: Model, pairs: Sequence[Pair], edits: Edits | None) -> Ten
     if edits is None:
         logits = picked_logits(model, rows)
     else:
-        with edits.acting(lessons):
+        with edits.active(lessons):
             logits = picked_logits(model, rows)
     wanted = [token for row, n in rows for token in row[len(row) - n :]]
     costs = cross_entropy(logits, torch.tensor(wanted, device=logits.device), reduction="none")
@@ -176,7 +176,7 @@ def preference(
         raise InputError(
             f"a pair has {longest:,} tokens, and {model.identity.id} takes {model.context:,}"
         )
-    held_out, validation, lessons = _divided(pairs, prompts, settings.seed)
+    held_out, validation, lessons = _split(pairs, prompts, settings.seed)
     summary = ContrastSummary(
         kind=contrasts.kind,
         n=len(lessons),
@@ -188,7 +188,7 @@ def preference(
     return Preference(model, lessons, validation, held_out, summary, chat, kept)
 
 
-def _divided(
+def _split(
     pairs: Sequence[Pair], prompts: Sequence[Hashable], seed: int
 ) -> tuple[list[Pair], list[Pair], list[Pair]]:
     """Held-out pairs, validation pairs and training pairs, in random order: a fifth, a fifth, and

@@ -20,12 +20,12 @@ from steer.base.intervals import Interval, ratio
 
 def token_kl(teacher: Tensor, student: Tensor) -> Tensor:
     """KL(teacher || student) in nats, float32 [..., token], of log-probabilities [..., token,
-    vocabulary]. A student may have axes before the teacher's own: many are held against one.
+    vocabulary]. A student may have further leading axes, to compare many with one teacher.
     """
     chances, excluded = teacher.exp(), teacher.isneginf()
     some = bool(excluded.any())
     divergence = student.new_empty(student.shape[:-1])
-    # One after another: what is on the way stays in a processor's cache.
+    # One after another, so that intermediate results stay in a processor's cache.
     for index in np.ndindex(student.shape[: student.ndim - teacher.ndim]):
         terms = (teacher - student[index]).mul_(chances)
         # A token that the teacher excludes adds 0, also where the student excludes it as well.
@@ -33,7 +33,7 @@ def token_kl(teacher: Tensor, student: Tensor) -> Tensor:
     return divergence
 
 
-#: Tokens at a time, whose numbers stay in a processor's cache where the vocabulary is small.
+#: Tokens at a time; with a small vocabulary their numbers stay in a processor's cache.
 _TOGETHER = 256
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from steer.base.progress import Progress
 from steer.distillation.lowrank import Edits
-from steer.distillation.sequence import Sequential
+from steer.distillation.sequence import SequentialRegression
 from steer.distillation.settings import DistillSettings
 from steer.distillation.task import Task
 
@@ -54,7 +54,7 @@ def regress(
     ridges = ridges if any(ranks) else ridges[:1]
     used = sorted({layer for layers in sets for layer in layers})
     with progress("reading what the condition changes", len(task.lessons)) as advance:
-        regressions = Sequential(model, task.lessons, used, response, advance)
+        regressions = SequentialRegression(model, task.lessons, used, response, advance)
     tried: dict[Choice, tuple[float, Edits]] = {}
 
     def best() -> Choice:

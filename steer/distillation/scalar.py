@@ -37,7 +37,8 @@ MEASURED = (-1.0, 0.5, 1.0, 1.5, 2.0)
 BETWEEN = 0.5
 #: Texts that run together.
 TOGETHER = 16
-#: Added to the squared coefficient by which losses are divided, so that small ones count too.
+#: Losses are divided by the squared coefficient plus this, so that those at large coefficients do
+#: not outweigh the others.
 LEAST_SQUARE = 0.25
 
 
@@ -66,15 +67,15 @@ def plain_texts(
     fewer = replace(settings, samples=-(-settings.samples // 2))
     plain = write(model, swapped, texts.prompts, fewer, progress, kept)
 
-    def turned(lessons: Sequence[Lesson]) -> list[Lesson]:
+    def swapped_sides(lessons: Sequence[Lesson]) -> list[Lesson]:
         return [Lesson(lesson.baseline, lesson.conditioned, lesson.n) for lesson in lessons]
 
     return Texts(
         conditions,
         texts.prompts,
-        turned(plain.lessons),
-        turned(plain.validation),
-        turned(plain.held_out),
+        swapped_sides(plain.lessons),
+        swapped_sides(plain.validation),
+        swapped_sides(plain.held_out),
     )
 
 
@@ -112,7 +113,7 @@ class ScalarLearner:
 
     @property
     def lessons(self) -> list[GuidedLesson]:
-        """Every text with a suitable coefficient."""
+        """Every text, with a random coefficient of the range that its writer stands for."""
         rng = np.random.default_rng([self.seed, 4])
         above = [
             GuidedLesson(lesson, rng.uniform(BETWEEN, RANGE[1]))

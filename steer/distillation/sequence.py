@@ -1,9 +1,9 @@
 """An edit at several layers in closed form, from the lowest layer up.
 
 The same texts are run once with the condition and once without. At each edited layer the difference
-of the two activations is regressed on the one without (`steer.distillation.ridge`), in which lower
-layers are already edited, so each layer fits the remaining difference. It takes two forward passes
-in all and no gradient.
+of the two activations is regressed on the one without (`steer.distillation.ridge`). The lower
+layers of the latter are already edited, so each layer fits the remaining difference. It takes two
+forward passes in all and no gradient.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from steer.contrasts.reading import shared_prefix
-from steer.distillation.below import by_length, spilled, stream_of, with_stream
+from steer.distillation.below import by_length, copy_to_disk, stream_of, with_stream
 from steer.distillation.lessons import Lesson
 from steer.distillation.ridge import Affine, Moments
 from steer.hooks import ops
 from steer.hooks.head import Ending, picked
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.record import capture, run
-from steer.hooks.trunk import Trunk, grown, takes_trunks
+from steer.hooks.trunk import Trunk, takes_trunks, trunk_at
 from steer.models.model import Model
 from steer.vectors.sites import Site
 
@@ -31,8 +31,8 @@ from steer.vectors.sites import Site
 class Group:
     """Lessons that run together: their padded baseline rows, and the positions to read and edit.
 
-    rows: each row, and the number of its last tokens that the recorded positions predict.
-    weight: 1 where an edit acts, 0 elsewhere, float32 [row, position, 1].
+    rows, conditioned: each row, and the number of its last tokens that the recorded positions
+    predict. weight: 1 where an edit acts, 0 elsewhere, float32 [row, position, 1].
     """
 
     ids: Tensor
@@ -63,7 +63,7 @@ def _aligned(lesson: Lesson) -> int:
 
 
 @dataclass
-class Sequential:
+class SequentialRegression:
     """Regressions of one set of lessons, at any layers among `layers`.
 
     Raises:
@@ -79,7 +79,7 @@ class Sequential:
 
     def __post_init__(self) -> None:
         model = self.model
-        self._trunks = takes_trunks(model)
+        self._takes_trunks = takes_trunks(model)
         groups = by_length(self.lessons)
         self._groups = [Group.of(model, group, response=self.response) for group in groups]
         self._targets = []
@@ -94,7 +94,7 @@ class Sequential:
 
         def reader(layer: int) -> Callable[[Tensor], None]:
             return lambda resid: conditioned.__setitem__(
-                layer, spilled(picked(resid, group.conditioned))
+                layer, copy_to_disk(picked(resid, group.conditioned))
             )
 
         run(self.model, ids, mask, {Site(layer): reader(layer) for layer in self.layers})
@@ -114,7 +114,7 @@ class Sequential:
         for layer in layers:
             moments = Moments(self.model.identity.d_model)
             for index, group in enumerate(self._groups):
-                trunk = self._risen(index, layer, trunks[index], edits)
+                trunk = self._trunk(index, layer, trunks[index], edits)
                 x = picked(stream_of(trunk.output), group.rows).float()
                 moments.add(x, self._targets[index][layer].to(x.device).float() - x)
                 trunks[index] = trunk
@@ -128,38 +128,39 @@ class Sequential:
             on_layer()
         return edits
 
-    def _risen(
+    def _trunk(
         self, index: int, layer: int, trunk: Trunk | None, edits: dict[Site, Affine]
     ) -> Trunk:
-        """A group's residual stream at a layer, with the edits below."""
+        """A group's residual stream at a layer, with the edits below it. trunk: of a lower layer,
+        already edited."""
         group = self._groups[index]
-        if not self._trunks:
+        if not self._takes_trunks:
             functions = {site: _function(affine, group) for site, affine in edits.items()}
             with placed(self.model, functions):
                 captured = capture(self.model, group.ids, group.mask, [Site(layer)])
             return Trunk(layer, captured[Site(layer)])
         if trunk is not None:
-            return grown(self.model, group.ids, layer, self._here(trunk))
+            return trunk_at(self.model, group.ids, layer, self._on_device(trunk))
         known = self._unedited.setdefault(layer, [])
         if index == len(known):
-            known.append(_spilled(grown(self.model, group.ids, layer, None)))
-        return self._here(known[index])
+            known.append(_on_disk(trunk_at(self.model, group.ids, layer, None)))
+        return self._on_device(known[index])
 
-    def _here(self, trunk: Trunk) -> Trunk:
+    def _on_device(self, trunk: Trunk) -> Trunk:
         """A trunk on the model's device."""
         stream = stream_of(trunk.output).to(self.model.device)
         return Trunk(trunk.layer, with_stream(trunk.output, stream))
 
     def _edited(self, trunk: Trunk | None, affine: Affine, group: Group) -> Trunk | None:
-        if trunk is None or not self._trunks:
+        if trunk is None or not self._takes_trunks:
             return None
         stream = _function(affine, group)(stream_of(trunk.output))
         assert stream is not None
-        return _spilled(Trunk(trunk.layer, with_stream(trunk.output, stream)))
+        return _on_disk(Trunk(trunk.layer, with_stream(trunk.output, stream)))
 
 
-def _spilled(trunk: Trunk) -> Trunk:
-    return Trunk(trunk.layer, with_stream(trunk.output, spilled(stream_of(trunk.output))))
+def _on_disk(trunk: Trunk) -> Trunk:
+    return Trunk(trunk.layer, with_stream(trunk.output, copy_to_disk(stream_of(trunk.output))))
 
 
 def _function(affine: Affine, group: Group) -> SiteFunction:

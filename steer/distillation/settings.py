@@ -53,8 +53,8 @@ class DistillSettings:
     """Settings of a distillation.
 
     rank: 0 is a vector; None chooses the best. layers: None chooses the best; empty is all.
-    method: a name of `steer.methods.registry.distill_methods`; options: of the method. samples: the
-    number of texts for training, of max_tokens at most; held_out: of texts for measuring R.
+    method: a name of `steer.methods.registry.distill_methods`. options: of the method. samples: the
+    number of training texts, of at most max_tokens. held_out: the number of texts for measuring R.
     form: `token` trains `tokens` embeddings by descent, without rank, layers or scope. scalar:
     train a token for a range of coefficients, not only for 1.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from steer.base.errors import InputError
@@ -10,7 +10,7 @@ from steer.base.progress import Progress, silent
 from steer.distillation.below import BlockOutputs
 from steer.distillation.checkpoints import Checkpoints
 from steer.distillation.lessons import Lesson, nats_per_token, rewritten
-from steer.distillation.lowrank import Edits, Teacher, backward, divergences
+from steer.distillation.lowrank import Edits, Teacher, backward, divergences, runs_responses
 from steer.distillation.texts import Texts
 from steer.models.model import Model
 from steer.steering.steers import Steer
@@ -24,7 +24,7 @@ class Task:
     """The task that all edits of a distillation share.
 
     base: sum of KL(p_condition || p_base) over the validation texts. checkpoints: of descents, so
-    that an interrupted fit goes on.
+    that an interrupted fit can be resumed.
     """
 
     model: Model
@@ -78,13 +78,13 @@ class Task:
         return self.base / sum(lesson.n for lesson in self.texts.validation)
 
     def prepare(self, edits: Edits, progress: Progress) -> None:
-        """Compute once what all steps of a descent need: the conditioned model's last hidden
-        states, and the residual stream below the first edit."""
+        """Compute, once for all steps of a descent, the conditioned model's last hidden states and
+        the residual stream below the first edit."""
         first = edits.sites[0].layer
         lessons = [*self.lessons, *self.texts.validation]
         with progress("reading what stays below the edit", 2 * len(lessons)) as advance:
             self.teacher.keep(lessons, advance)
-            self._below[first] = BlockOutputs.of(self.model, lessons, first, advance)
+            self._below[first] = self._read_below(edits, lessons, advance)
 
     def backward(self, edits: Edits, lessons: Sequence[Lesson]) -> None:
         """Add the gradient of the loss on some lessons.
@@ -100,9 +100,23 @@ class Task:
         """R on the validation texts."""
         texts, first = self.texts.validation, edits.sites[0].layer
         if first not in self._below:
-            self._below[first] = BlockOutputs.of(self.model, texts, first)
+            self._below[first] = self._read_below(edits, texts)
         left = divergences(self.model, texts, self.teacher, edits, below=self._below[first])
         return 1 - sum(left) / self.base
+
+    def _read_below(
+        self,
+        edits: Edits,
+        lessons: Sequence[Lesson],
+        on_done: Callable[[int], None] = lambda n_texts: None,
+    ) -> BlockOutputs | None:
+        """The stream below the first edit; None where it saves less than running responses alone
+        does, which an edit of the lower layers leaves about half of the tokens."""
+        first = edits.sites[0].layer
+        if 2 * first < self.model.n_layers and runs_responses(self.model, edits, lessons):
+            on_done(len(lessons))
+            return None
+        return BlockOutputs.of(self.model, lessons, first, on_done)
 
     def plain(self, seed: int) -> list[Lesson]:
         """Texts of the plain model after the beginnings of held-out texts, as lessons."""

@@ -1,7 +1,7 @@
 """The texts of a distillation: for training, for validation, and for the measure.
 
-Sampling takes as long as fitting an edit, so one set is used for edits of any rank and layers. It
-is kept in a journal, to resume after a kill and to fit other ranks.
+Sampling takes as long as fitting an edit, so one set serves edits of any rank and layers. A journal
+stores it, to resume after a kill and to fit other ranks.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ class UnrelatedTexts:
         return cls(model, lessons, Teacher(model, plain))
 
     def beside_condition(self, steered: Callable[[], Interval]) -> tuple[Interval, Interval] | None:
-        """Of a steered model and of the condition; None if there are no texts."""
+        """KL of a steered model and of the condition, in nats per token; None if there are no
+        texts."""
         return (steered(), self.of_condition()) if self.lessons else None
 
     def of_condition(self) -> Interval:
@@ -50,14 +51,14 @@ class UnrelatedTexts:
     def steered(self, sums: Callable[[Sequence[Lesson]], Sequence[float]]) -> Interval:
         """KL(p_base || p_steered) in nats per token.
 
-        sums: gives, of lessons, the sum over its tokens of KL(p_conditioned || p_steered).
+        sums: gives the sum over the tokens of each lesson of KL(p_conditioned || p_steered).
         """
         return self.per_token(
             sums([replace(lesson, conditioned=lesson.baseline) for lesson in self.lessons])
         )
 
     def per_token(self, sums: Sequence[float]) -> Interval:
-        """Sums of the texts, in their order, per token."""
+        """The mean per token of the sums of all texts, with its interval."""
         return ratio(sums, [lesson.n for lesson in self.lessons])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from steer.distillation.settings import DistillSettings
-from steer.generate.pace import Size, announce, fitting, left_out, pace, sizes
+from steer.generate.pace import Size, announce, largest_size, left_out, pace, sizes
 from steer.methods.registry import distill_methods
 from steer.models.model import Model
 
@@ -23,8 +23,8 @@ _BEFORE = 40
 def within(
     seconds: float, model: Model, settings: DistillSettings, note: Callable[[str], None]
 ) -> DistillSettings:
-    """The settings with as many texts, tokens and steps as fit into a time, with a note about
-    reductions."""
+    """The settings with as many texts, tokens and steps as fit into a time. note: called with a
+    line about the estimate and the reductions."""
     speed = pace(model, rows=_ROWS)
     full = Size(settings.held_out, settings.samples, settings.max_tokens)
     descends = distill_methods().named(settings.method).descends
@@ -41,7 +41,9 @@ def within(
         return texts(size) + (settings.steps * step(size) if descends else 0.0)
 
     # A descent gets half of the time.
-    size, needed = fitting(sizes(full), texts if descends else predicted, seconds / (1 + descends))
+    size, needed = largest_size(
+        sizes(full), texts if descends else predicted, seconds / (1 + descends)
+    )
     steps = settings.steps
     if descends:
         steps = max(1, min(steps, int((seconds - needed) / step(size))))

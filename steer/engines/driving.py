@@ -21,7 +21,7 @@ from steer.base.errors import SteerError, UsageError
 from steer.base.extensions import Extension, Registry, foreign_code, load
 from steer.base.text import listed
 from steer.engines.endpoint import Server
-from steer.steering.plan import Along, plan
+from steer.steering.plan import ProjectionEdit, plan
 from steer.steering.scope import Scope
 from steer.steering.steers import Steer
 from steer.steering.tokens import refuse
@@ -45,7 +45,7 @@ class Steering:
     """
 
     additions: Mapping[str, Mapping[int, Directions]]
-    moves: Mapping[int, Sequence[Along]] = field(default_factory=dict)
+    moves: Mapping[int, Sequence[ProjectionEdit]] = field(default_factory=dict)
     steers: tuple[Steer, ...] = ()
     file: Path | None = None
 
@@ -150,12 +150,12 @@ def drive(
             return Outcome(notes=("it holds no steering: requests without the field have none",))
         with _others_code(driver, "to end the steering"):
             return driver.clear(server)
-    steering = planned(driver, steers, file)
+    steering = plan_steering(driver, steers, file)
     with _others_code(driver, "to steer"):
         return driver.steer(server, steering)
 
 
-def planned(driver: Driver, steers: Sequence[Steer], file: Path | None = None) -> Steering:
+def plan_steering(driver: Driver, steers: Sequence[Steer], file: Path | None = None) -> Steering:
     """What an engine has to do for steers.
 
     Raises:
@@ -165,7 +165,7 @@ def planned(driver: Driver, steers: Sequence[Steer], file: Path | None = None) -
     for steer in steers:
         _check(driver, steer)
     additions: dict[str, dict[int, Directions]] = {}
-    moves: dict[int, Sequence[Along]] = {}
+    moves: dict[int, Sequence[ProjectionEdit]] = {}
     for site, site_plan in plan(steers, _no_write_sites).items():
         for timing, addition in site_plan.adds.items():
             additions.setdefault(str(timing.scope), {})[site.layer] = addition.delta

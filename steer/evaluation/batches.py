@@ -27,7 +27,7 @@ from steer.hooks.head import has_head, headed
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.packing import PackedRow
 from steer.hooks.record import Inputs, in_rows, inputs
-from steer.hooks.trunk import Trunk, can_be_spared, growing, sparing
+from steer.hooks.trunk import Trunk, can_restrict_last_mlp, last_mlp_at, recorded_trunks
 from steer.models.model import Model
 from steer.steering.projection import Gate
 from steer.vectors.sites import Site
@@ -35,10 +35,10 @@ from steer.vectors.sites import Site
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Token ids, and the positions of those to score by the model's prediction.
+    """Token ids and the positions of the tokens to score.
 
     scored: rising positions, from 1. start: where the response begins, for scopes and gates.
-    conditioned: ids of the same text after a condition, if there is one; it ends with the same
+    conditioned: ids of the same text after a condition, if there is one; they end with the same
     tokens.
     """
 
@@ -72,10 +72,10 @@ def _readings(rows: Sequence[Sequence[int]]) -> list[Reading]:
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
-    """Texts in the rows of a forward, and the positions whose next token is scored.
+class Forward:
+    """A forward of some texts, and the positions whose next token is scored.
 
-    rows, columns: int64 [token], text after text. spared: whether the last MLP runs at these
+    rows, columns: int64 [token], text after text. restricted: whether the last MLP runs at these
     positions only.
     """
 
@@ -83,7 +83,7 @@ class Run:
     inputs: Inputs
     rows: Tensor
     columns: Tensor
-    spared: bool
+    restricted: bool
 
     @classmethod
     def of(
@@ -92,27 +92,27 @@ class Run:
         texts: Sequence[Sequence[int]],
         scored: Sequence[Sequence[int]],
         packed: Sequence[PackedRow],
-    ) -> Run:
+    ) -> Forward:
         """scored: for each text, the positions of the tokens to score. packed: the rows."""
-        laid = inputs(model, _readings(texts), packed)
+        laid_out = inputs(model, _readings(texts), packed)
         order = [index for row in packed for index in row.readings]
-        in_order = sorted(zip(order, laid.paths, strict=True), key=lambda pair: pair[0])
-        laid = laid._replace(paths=[path for _, path in in_order])
-        if laid.positions is None:
+        in_order = sorted(zip(order, laid_out.paths, strict=True), key=lambda pair: pair[0])
+        laid_out = laid_out._replace(paths=[path for _, path in in_order])
+        if laid_out.positions is None:
             # Attention is causal, so padding on the right needs no mask, and attention without one
             # is faster.
-            laid = laid._replace(mask=torch.ones_like(laid.mask))
+            laid_out = laid_out._replace(mask=torch.ones_like(laid_out.mask))
         before = [np.asarray(positions, np.int64) - 1 for positions in scored]
-        rows = [np.full(len(at), row) for at, (row, _) in zip(before, laid.paths, strict=True)]
-        columns = [path[at] for at, (_, path) in zip(before, laid.paths, strict=True)]
+        rows = [np.full(len(at), row) for at, (row, _) in zip(before, laid_out.paths, strict=True)]
+        columns = [path[at] for at, (_, path) in zip(before, laid_out.paths, strict=True)]
         # Tested here, before any hooks are set.
         has_head(model)
         return cls(
             model,
-            laid,
+            laid_out,
             torch.from_numpy(np.concatenate(rows)),
             torch.from_numpy(np.concatenate(columns)),
-            spared=can_be_spared(model),
+            restricted=can_restrict_last_mlp(model),
         )
 
     def arguments(self, times: int = 1) -> dict[str, Any]:
@@ -130,8 +130,8 @@ class Run:
     def states(
         self, times: int = 1, functions: Mapping[Site, SiteFunction] | None = None
     ) -> Tensor:
-        """What the LM head needs to predict the scored tokens, [time, token, ...]: the body's last
-        activations, or the logits of a network whose head does not run by itself.
+        """The input of the LM head at the scored tokens, [time, token, ...]: the body's last hidden
+        states, or the logits of a network whose head does not run by itself.
 
         functions: called with the activations of their sites, with all rows `times` times.
 
@@ -142,9 +142,9 @@ class Run:
         at = self.rows * width + self.columns
         every = (torch.arange(times)[:, None] * n_rows * width + at).flatten()
         columns, kept = self.columns, {}
-        # The functions see all positions, so they come after what spares the last MLP.
-        spared = sparing(model, every) if self.spared else nullcontext()
-        with spared, placed(model, dict(functions or {})):
+        # Set before the site functions, which see all positions.
+        restricted = last_mlp_at(model, every) if self.restricted else nullcontext()
+        with restricted, placed(model, dict(functions or {})):
             if has_head(model):
                 states = model.body(**self.arguments(times))[0]
             else:
@@ -165,13 +165,13 @@ class Run:
 
 
 @dataclass
-class Room:
-    """Memory for what is kept between calls. left: bytes."""
+class MemoryBudget:
+    """Memory for results that are cached between calls. left: bytes."""
 
     left: int
 
     def take(self, size: int) -> bool:
-        """Reserve some bytes; whether they were left."""
+        """Reserve `size` bytes; returns whether there was room."""
         fits = size <= self.left
         self.left -= size if fits else 0
         return fits
@@ -187,22 +187,22 @@ class TextBatch:
 
     model: Model
     texts: Sequence[Text]
-    plain: Run
+    plain: Forward
     targets: Tensor
     owners: NDArray[np.int64]
-    room: Room
+    room: MemoryBudget
     #: Log-probabilities of all scored tokens, [token, vocabulary].
     _kept: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, model: Model, texts: Sequence[Text], room: Room, *, by_prompt: bool = False
+        cls, model: Model, texts: Sequence[Text], room: MemoryBudget, *, by_prompt: bool = False
     ) -> TextBatch:
         """by_prompt: as of `packed`."""
         limit = sum(len(text.ids) for text in texts)
         rows = packed(model, texts, limit, by_prompt=by_prompt)
         scored = [text.scored for text in texts]
-        plain = Run.of(model, [text.ids for text in texts], scored, rows)
+        plain = Forward.of(model, [text.ids for text in texts], scored, rows)
         targets = [text.ids[position] for text in texts for position in text.scored]
         owners = np.repeat(np.arange(len(texts)), [len(positions) for positions in scored])
         return cls(model, texts, plain, torch.tensor(targets, dtype=torch.int64), owners, room)
@@ -219,12 +219,12 @@ class TextBatch:
     def clock(self, values: dict[Gate, list[float]]) -> TokenClock:
         """A clock for one cell, with a row for each text. values: those of prompt gates."""
         nothing = torch.zeros(len(self.texts), dtype=torch.int64)
-        laid = self.plain.inputs
-        shape = laid.ids.shape[0], laid.ids.shape[1]
-        folding = None if laid.positions is None else Folding.of(laid.paths, shape)
+        laid_out = self.plain.inputs
+        shape = laid_out.ids.shape[0], laid_out.ids.shape[1]
+        folding = None if laid_out.positions is None else Folding.of(laid_out.paths, shape)
         starts = [text.start for text in self.texts]
         clock = TokenClock(0, nothing, values, starts, folding)
-        clock.ids = laid.ids
+        clock.ids = laid_out.ids
         longest = max(len(text.ids) for text in self.texts)
         clock.counted = torch.zeros((len(self.texts), longest), dtype=torch.bool)
         for row, text in enumerate(self.texts):
@@ -232,7 +232,7 @@ class TextBatch:
         return clock
 
     @cached_property
-    def conditioned(self) -> Run:
+    def conditioned(self) -> Forward:
         """The texts after the condition."""
         ids = [text.conditioned for text in self.texts]
         shifts = [len(text.conditioned) - len(text.ids) for text in self.texts]
@@ -241,11 +241,11 @@ class TextBatch:
             for text, shift in zip(self.texts, shifts, strict=True)
         ]
         rows = in_rows(self.model, _readings(ids), sum(map(len, ids)))
-        return Run.of(self.model, ids, scored, rows)
+        return Forward.of(self.model, ids, scored, rows)
 
     @cached_property
     def base_states(self) -> Tensor:
-        """States of the unsteered model, [token, ...] (`Run.states`)."""
+        """States of the unsteered model, [token, ...] (`Forward.states`)."""
         return self.plain.states()[0]
 
     @cached_property
@@ -255,18 +255,19 @@ class TextBatch:
 
     def grow(self) -> dict[int, Trunk]:
         """The trunk of every layer; computes `base_states` in the same forward."""
-        with growing(self.model) as trunks:
-            # Sparing the last MLP would leave its trunk incomplete.
-            vars(self)["base_states"] = replace(self.plain, spared=False).states()[0]
+        with recorded_trunks(self.model) as trunks:
+            # A last MLP that skips positions would leave its trunk incomplete.
+            vars(self)["base_states"] = replace(self.plain, restricted=False).states()[0]
         return trunks
 
     def parts(self, n_tokens: int) -> Iterator[Part]:
-        """The scored tokens, so many at a time."""
+        """The scored tokens, `n_tokens` at a time."""
         for start in range(0, len(self), n_tokens):
             yield Part(self, slice(start, start + n_tokens))
 
     def known(self, name: Literal["base", "conditioned"], where: slice) -> Tensor:
-        """Log-probabilities of some of the tokens, [token, vocabulary]; kept if there is room."""
+        """Log-probabilities at some of the scored tokens, float32 [token, vocabulary], of the
+        unsteered model without or with the condition; cached if there is room."""
         states = self.base_states if name == "base" else self.conditioned_states
         if name not in self._kept and self.room.take(4 * len(self) * vocabulary(self.model)):
             self._kept[name] = self.plain.log_probs(states)
@@ -276,7 +277,7 @@ class TextBatch:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Some of the scored tokens of a batch, with what a measure needs of them."""
+    """Some of the scored tokens of a batch, with the distributions that measures compare with."""
 
     batch: TextBatch
     where: slice
@@ -297,8 +298,8 @@ class Part:
         return self.batch.known("conditioned", self.where)
 
 
-#: A function of log-probabilities [cell, token, vocabulary] and what is known of the tokens that
-#: gives a number for each [cell, token].
+#: Computes a number for each [cell, token] from log-probabilities [cell, token, vocabulary] under
+#: some cells and the part of the batch that they belong to.
 TokenMeasure = Callable[[Tensor, Part], Tensor]
 
 

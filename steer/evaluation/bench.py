@@ -105,7 +105,7 @@ def bench(
     on_progress: Callable[[str, float], None],
     engine: Continue | None = None,
 ) -> Bench:
-    """The texts to score on; the model generates those that the task lacks.
+    """The texts to score on; the model generates the missing ones.
 
     Raises:
         InputError: a text is too long for the model.
@@ -199,8 +199,8 @@ def run(
 
     Raises:
         InputError: the condition changes nothing.
-        IdleError: some cells of a row changed nothing, and others did. Of rows all of whose cells
-            did, `Scores.idle` has the numbers; see `acting`.
+        IdleError: some cells of a row changed nothing, and others did. A row whose cells all
+            changed nothing is listed in `Scores.idle` instead; see `acting_rows`.
         HookError: a cell was never applied.
     """
     counts = np.array([float(len(text.scored)) for text in texts.unrelated])
@@ -218,12 +218,12 @@ def run(
             cells &= contenders(scoring.scores, max_kl)
 
 
-def acting(grid: Grid, scores: Scores) -> list[int]:
-    """The numbers of the rows that changed a scored token. A steer of the prompt above the last
+def acting_rows(grid: Grid, scores: Scores) -> list[int]:
+    """The indices of the rows that changed a scored token. A steer of the prompt above the last
     attention, for example, changes none.
 
     Raises:
-        IdleError: there is none.
+        IdleError: no row did.
     """
     rows = [row for row in range(len(grid.rows)) if row not in scores.idle]
     if not rows:
@@ -249,17 +249,20 @@ def completed(texts: Bench, grid: Grid, scores: Scores, cells: Cells) -> Scores:
 
 @dataclass
 class _Scoring:
-    """Scores the cells of a grid on one part of the texts after another. `seen` is the share of all
-    scores that are done. may_be_idle: whether all cells of a row may change nothing."""
+    """Scores the cells of a grid on one part of the texts after another.
+
+    share_done: of all scores. may_be_idle: whether a row is allowed in which no cell changes
+    anything.
+    """
 
     texts: Bench
     grid: Grid
     scores: Scores
     done: Journal
     on_progress: OnShare = lambda task, share: None
-    seen: float = 0.0
+    share_done: float = 0.0
     may_be_idle: bool = True
-    #: The steers of a row that have changed nothing yet in either part.
+    #: For each row, the steers that have changed no text yet, of each text set.
     _idle: dict[int, list[frozenset[str]]] = field(default_factory=dict)
 
     def look(self, name: str, cells: Cells, items: Indices, unrelated: Indices) -> Iterator[Scores]:
@@ -276,7 +279,7 @@ class _Scoring:
             for row, some in columns.items()
         }
         n_scores = sum(map(len, by_row.values())) * (len(texts.effect) + len(texts.unrelated))
-        report = self._reporting(len(items) / self.texts.n_items / n_scores)
+        report = self._progress_callback(len(items) / self.texts.n_items / n_scores)
         for row, scored in score_rows(texts.model, parts, by_row, report, self.done):
             effects, weights = texts.effects(scored[0].sums)
             levels = None
@@ -292,14 +295,14 @@ class _Scoring:
             yield self.scores
 
     def _note_idle(self, row: int, columns: Indices, scored: Sequence[TextSetScores]) -> None:
-        """Keep which rows have changed nothing so far in one of the parts.
+        """Record which rows have changed nothing so far in one of the text sets.
 
         Raises:
-            IdleError: some of a row's cells have changed nothing, and not all of them.
+            IdleError: some of a row's cells have changed nothing, and others have.
         """
         looked = {str(self.grid.steer(row, column)) for column in columns.tolist()}
         before = self._idle.get(row, [result.idle for result in scored])
-        # What is not looked at any more stays as it was.
+        # Steers that are no longer scored keep their state.
         now = [
             (old - looked) | (old & result.idle) for old, result in zip(before, scored, strict=True)
         ]
@@ -313,12 +316,12 @@ class _Scoring:
         rows = self.scores.idle | {row} if is_idle else self.scores.idle - {row}
         self.scores = replace(self.scores, idle=rows)
 
-    def _reporting(self, share: float) -> Callable[[int, int], None]:
-        """A callback that adds up progress. share: how much of the whole one score is."""
+    def _progress_callback(self, share: float) -> Callable[[int, int], None]:
+        """A callback that adds up progress. share: of the whole work, for each score."""
         labels = self.grid.labels()
 
         def report(row: int, n_scores: int) -> None:
-            self.seen += n_scores * share
-            self.on_progress(labels[row], self.seen)
+            self.share_done += n_scores * share
+            self.on_progress(labels[row], self.share_done)
 
         return report

@@ -1,14 +1,14 @@
-"""The layers and the coefficient that a chat vector starts with: found by having the model write.
+"""Recommend layers and a coefficient for a chat vector, from answers that the model generates.
 
-How well a layer tells the two sides of a contrast apart says little of where steering works: in a
-chat model most layers tell them apart perfectly. So a vector is added at all layers of the upper
-middle of the model at once, a little at each, and the model writes a few answers at rising
-strengths. The strongest is taken whose answers are still the model's own language.
+How well a layer separates the two sides of a contrast says little about where steering works: in a
+chat model most layers separate them perfectly. So the vector is added at all layers of the upper
+middle of the model at once, a little at each, and the model answers a few questions at rising
+strengths. The recommendation is the greatest strength at which the answers are still coherent.
 
 The answers are greedy. At temperature 1 the errors of a small steered model add up within a few
-words, and nothing visible would be left that is coherent.
+words, so that no strength with a visible effect would be coherent.
 
-Strength 1 adds the vector once in all: at each of n layers, 1/n of it.
+Strength 1 adds the vector once in total: 1/n of it at each of n layers.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from steer.evaluation.shift import lies_at
 from steer.evaluation.written import GeneratedText, TextSettings, write_together
 from steer.extraction import ReadSettings, extract
 from steer.fitting.fitting import FitSettings
-from steer.generate.strength import divided, is_coherent, middle_layers, strongest
+from steer.generate.strength import coefficients_at, is_coherent, middle_layers, strongest
 from steer.measures.formulas import distinct
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer, usual_scope
 from steer.vectors.metadata import Recommendation
 from steer.vectors.vector import SteeringVector
-from steer.workers import InProcess, Workers
+from steer.workers import LocalWorker, Workers
 
 #: Strengths that are tried.
 STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.25, 1.5)
@@ -49,12 +49,13 @@ ANSWERS, TOKENS = 8, 32
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What the answers written at one strength show.
+    """The answers at one strength and their measures.
 
-    coefficient: times the vector, at each layer. shift: how far the answers lie towards the
-    positive side, as the unsteered model reads them: 0 is where its own answers lie, 1 is further
-    by the distance of the two sides. extra_nats: nats per token more than its own answers cost it.
-    distinct: the share of different bigrams. coherent: whether that is still the model's language.
+    coefficient: of the vector at each layer. shift: how far the answers lie towards the positive
+    side when the unsteered model reads them: 0 is the place of its own answers, 1 is one distance
+    of the two sides further. extra_nats: nats per token under the unsteered model, above those of
+    its own answers. distinct: the share of different bigrams. coherent: whether extra_nats and
+    distinct are close enough to those of its own answers.
     """
 
     strength: float
@@ -72,9 +73,10 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The vector with its recommended strength, and every trial, by rising strength. questions:
-    those that the model answered. chosen: None if no strength moves the answers and leaves them
-    coherent; the vector then recommends the weakest one.
+    """A vector with its calibrated recommendation, and every trial, by rising strength.
+
+    questions: those that the model answered. chosen: None if no strength moves the answers and
+    keeps them coherent; the vector then recommends the weakest strength.
     """
 
     vector: SteeringVector
@@ -130,7 +132,7 @@ def calibrated(
     Raises:
         SteerError: as `calibrate`.
     """
-    if not contrasts.are_answers or not isinstance(workers, InProcess) or several():
+    if not contrasts.are_answers or not isinstance(workers, LocalWorker) or several():
         return None
     return calibrate(workers.model, vector, progress=progress)
 
@@ -145,9 +147,9 @@ def calibrate(
     max_tokens: int = TOKENS,
     progress: Progress = silent,
 ) -> Calibration:
-    """Find out how strongly a chat vector can be added, and recommend that.
+    """Find the greatest strength at which a chat vector leaves answers coherent, and recommend it.
 
-    layers: where it is added; by default `middle_layers`. strengths: what to try, rising.
+    layers: where the vector is added; by default `middle_layers`. strengths: to try, rising.
 
     Raises:
         VectorError: a layer that is not stored.
@@ -155,7 +157,7 @@ def calibrate(
         HookError: a steer was never applied.
     """
     chosen_layers = tuple(layers) if layers is not None else middle_layers(vector)
-    written = _Written(model, vector, chosen_layers, questions, strengths, max_tokens, progress)
+    written = _AnswerSets(model, vector, chosen_layers, questions, strengths, max_tokens, progress)
     trials = [written.trial(number) for number in range(len(strengths))]
     best = best_trial(trials)
     recommended = _recommended(vector, chosen_layers, best or trials[0], coherent=best is not None)
@@ -165,7 +167,7 @@ def calibrate(
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial | None:
-    """The last of rising trials before answers fall apart, if it moves them at all."""
+    """The strongest coherent trial before the first incoherent one; None if it moves nothing."""
     last = strongest([trial.coherent for trial in trials])
     return trials[last] if last is not None and trials[last].shift > 0 else None
 
@@ -182,11 +184,11 @@ def _recommended(
         coefficient=trial.coefficient,
         scope=vector.metadata.recommended.scope,
         evidence=f"calibrated on {len(trial.answers)} greedy answers: {evidence}"
-        + ("" if coherent else "; none that was tried does more and stays coherent"),
+        + ("" if coherent else "; no strength that was tried does more and stays coherent"),
     )
 
 
-class _Written:
+class _AnswerSets:
     """Answers of one model to the same questions, unsteered and under a vector at each strength."""
 
     def __init__(
@@ -206,7 +208,7 @@ class _Written:
             tuple(questions), before, chat=True, samples=len(questions), max_tokens=max_tokens
         )
         scope = usual_scope(vector.metadata)
-        self.coefficients = divided(vector, strengths, layers)
+        self.coefficients = coefficients_at(vector, strengths, layers)
         self.steers = [
             Steer(vector, Coefficient(coefficient), layers, scope)
             for coefficient in self.coefficients

@@ -105,17 +105,17 @@ class Grader:
         def score(text: str) -> int | None:
             return None if failed.is_set() else self._score(text)
 
-        coming = {pool.submit(score, text): text for text in texts}
+        futures = {pool.submit(score, text): text for text in texts}
         failure: BaseException | None = None
         n_kept = 0
         try:
-            for future in as_completed(coming):
+            for future in as_completed(futures):
                 if future.exception() is not None:
                     # Requests under way still finish and are kept; no others are sent.
                     failed.set()
                     failure = failure or future.exception()
                 elif (grade := future.result()) is not None:
-                    self._kept.put(_key(coming[future]), grade)
+                    self._kept.put(_key(futures[future]), grade)
                     n_kept += 1
         finally:
             failed.set()

@@ -53,7 +53,7 @@ from steer.evaluation.written import (
     write_conditioned,
     write_guided,
 )
-from steer.generate.pace import Size, announce, fitting, left_out, pace, sizes
+from steer.generate.pace import Size, announce, largest_size, left_out, pace, sizes
 from steer.measures.concepts import Judge, meaning_of
 from steer.measures.formulas import preference, shifts, wrong_way
 from steer.measures.measure import Baselines, Columns, Measure, Observations
@@ -234,7 +234,7 @@ class Evaluation:
         return in_notebook(self)
 
 
-def _within(seconds: float, model: Model, n_cells: int, data: Data, note: Warn) -> Data:
+def _fit_to_time(seconds: float, model: Model, n_cells: int, data: Data, note: Warn) -> Data:
     """As many texts as fit into a time, by an estimate."""
     texts = data.held_out.all_texts
     n_items = len(texts) // (1 if data.held_out.pairs is None else 2)
@@ -247,7 +247,7 @@ def _within(seconds: float, model: Model, n_cells: int, data: Data, note: Warn) 
         read = n_cells * (2 * size.items * length + 3 * own)
         return read / speed.read + n_cells * size.samples * size.max_tokens / speed.written
 
-    size, needed = fitting(sizes(full), predicted, seconds)
+    size, needed = largest_size(sizes(full), predicted, seconds)
     note(announce(seconds, needed, left_out(full, size), predicted(full)))
     return replace(
         data,
@@ -352,7 +352,7 @@ def evaluate(
         warn(text)
     table = variants(steers, condition=stands_for and stands_for[0], guidance=guidance)
     if seconds is not None:
-        data = _within(seconds, model, sum(len(row.cells) for row in table), data, note)
+        data = _fit_to_time(seconds, model, sum(len(row.cells) for row in table), data, note)
         samples = data.samples
     task = data.task(known, judge)
     warn_of_readers(task, warn, steers=steers)
@@ -411,9 +411,9 @@ def measure_rows(
     engine: Continue | None = None,
     done: Journal | None = None,
 ) -> list[EvaluationRow]:
-    """Observe every row, and compute every measure. The first row is the unsteered one. engine:
-    generates the texts instead of the model, which scores them.
+    """Observe every row, and compute every measure.
 
+    rows: the first one is the unsteered one. engine: generates the texts, which the model scores.
     done: the journal of results, from which an interrupted evaluation is resumed.
 
     Raises:
@@ -428,12 +428,12 @@ def measure_rows(
     results = []
     for variant, row in zip(rows, observed, strict=True):
         numbers = {name: measure.compute(row, baselines) for name, measure in every.items()}
-        moves = shifts(row, baselines)
+        pair_shifts = shifts(row, baselines)
         results.append(
             EvaluationRow(
                 variant,
                 {name: value for name, value in numbers.items() if value is not None},
-                None if moves is None else moves.mean(0),
+                None if pair_shifts is None else pair_shifts.mean(0),
                 row.texts[:3],
             )
         )
@@ -467,7 +467,7 @@ class _Observer:
                 texts = plain_texts(self.model, held_out, condition)
             divergences = self._score(texts, distance, "recovery")
             check_effect(divergences[0][0], texts)
-        written = self._written(lessons)
+        written = self._generated(lessons)
         drifts, counts = self._drifts(written[0])
         nats = [
             self._nats(index, variant, own, lessons)
@@ -528,7 +528,7 @@ class _Observer:
         sums = self._score(texts, log_prob, "scoring pairs")
         return [preference(row[:, :n], row[:, n:]) for row in sums]
 
-    def _written(self, lessons: Sequence[Lesson]) -> list[list[GeneratedText]]:
+    def _generated(self, lessons: Sequence[Lesson]) -> list[list[GeneratedText]]:
         """The generated texts of each row, of all its cells together."""
         conditioned = [GeneratedText(lesson.baseline, lesson.n) for lesson in lessons]
         parts = [

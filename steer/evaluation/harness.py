@@ -181,9 +181,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         return totals
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        return [self._written(*request.args) for request in requests]
+        return [self._generate_one(*request.args) for request in requests]
 
-    def _written(self, context: str, settings: dict[str, Any]) -> str:
+    def _generate_one(self, context: str, settings: dict[str, Any]) -> str:
         until = settings.get("until") or ()
         stops = (until,) if isinstance(until, str) else tuple(stop for stop in until if stop)
         ids = self.tok_encode(self.before + context)

@@ -1,4 +1,4 @@
-"""Measure subjects in several processes, each with its own copy of the model and one thread."""
+"""Measure the subjects of a suite in several processes, each with one thread and its own model."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from steer.evaluation.subjects import Subject
 from steer.models.source import ModelSource
 
 #: A function that measures a subject with the process's model.
-Work = Callable[[Any, Subject], list[dict[str, Any]]]
+Job = Callable[[Any, Subject], list[dict[str, Any]]]
 
-_here: dict[str, Any] = {}
+_state: dict[str, Any] = {}
 
 
-def done(
-    source: ModelSource, subjects: Sequence[Subject], work: Work, jobs: int
+def measure(
+    source: ModelSource, subjects: Sequence[Subject], job: Job, jobs: int
 ) -> Iterator[tuple[Subject, list[dict[str, Any]]]]:
-    """Yield the results of each subject as soon as they are ready, in any order. work: must be
+    """Yield the results of each subject as soon as they are ready, in any order. job: must be
     picklable, such as a function of a module, or a partial of such a function.
 
     Raises:
-        SteerError: from the work, or because a process was killed.
+        SteerError: from the job, or because a process was killed.
     """
     fresh = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(jobs, fresh, _begin, (source, dict(os.environ))) as pool:
-        started = {pool.submit(_do, work, subject): subject for subject in subjects}
+        started = {pool.submit(_run, job, subject): subject for subject in subjects}
         try:
             for future in as_completed(started):
                 yield started[future], future.result()
@@ -59,7 +59,7 @@ def _begin(source: ModelSource, environment: Mapping[str, str]) -> None:
     from steer.models.loading import load
 
     torch.set_num_threads(1)
-    _here["model"] = load(source)
+    _state["model"] = load(source)
 
 
 def _end_with_parent() -> None:
@@ -69,5 +69,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _do(work: Work, subject: Subject) -> list[dict[str, Any]]:
-    return work(_here["model"], subject)
+def _run(job: Job, subject: Subject) -> list[dict[str, Any]]:
+    return job(_state["model"], subject)

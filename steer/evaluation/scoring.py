@@ -32,7 +32,15 @@ from steer.base.intervals import Interval, difference
 from steer.base.journal import Journal
 from steer.distillation.lessons import LOGITS_BUDGET, vocabulary
 from steer.distillation.task import LEAST_EFFECT
-from steer.evaluation.batches import Part, Room, Text, TextBatch, TokenMeasure, packed, surprise
+from steer.evaluation.batches import (
+    MemoryBudget,
+    Part,
+    Text,
+    TextBatch,
+    TokenMeasure,
+    packed,
+    surprise,
+)
 from steer.evaluation.cells import (
     Cell,
     GuidedCell,
@@ -50,7 +58,7 @@ from steer.hooks.hooks import SiteFunction
 from steer.hooks.inject import by_rows, site_functions
 from steer.hooks.packing import batches
 from steer.hooks.tokens import embedded, standing
-from steer.hooks.trunk import Trunk, grown, replayed, takes_trunks
+from steer.hooks.trunk import Trunk, replayed, takes_trunks, trunk_at
 from steer.models.memory import token_budget
 from steer.models.model import Model
 from steer.models.numbers import not_numbers
@@ -66,14 +74,14 @@ Nats = tuple[Sums, Sums]
 
 #: Bytes of log-probabilities at once, so that they fit into a CPU's caches.
 LOGITS_BYTES = {"cpu": 16_000_000, "cuda": 1_000_000_000}
-#: A group of texts is so small that this many cells run together.
+#: Groups of texts are small enough for this many cells to run together.
 CELLS_TOGETHER = 4
 
 
 @dataclass
 class _Group:
-    """A group of texts as it runs, and what all cells share. sums: of the unsteered and the
-    prompted model."""
+    """A group of texts with the results that all cells share. sums: of the cells without
+    steers."""
 
     batch: TextBatch
     trunks: dict[int, Trunk] = field(default_factory=dict)
@@ -91,7 +99,7 @@ class Scorer:
 
     def __post_init__(self) -> None:
         self._groups: dict[tuple[int, bool], _Group] = {}
-        self._room = Room(LOGITS_BUDGET)
+        self._room = MemoryBudget(LOGITS_BUDGET)
 
     @torch.no_grad()
     def score(self, group: int, cells: Sequence[Cell]) -> Sums:
@@ -117,7 +125,7 @@ class Scorer:
             np.concatenate(
                 [
                     self._sums(self._states(batch, part, trunk), batch)
-                    for part in _evenly(steered, self._at_once(batch))
+                    for part in _even_parts(steered, self._at_once(batch))
                 ]
             )
             if steered
@@ -155,7 +163,7 @@ class Scorer:
             self.measure(batch.plain.log_probs(states[:, part.where]), part)
             for part in batch.parts(self._logits_at_once(len(states)))
         ]
-        return self._added(parts, batch)
+        return self._sums_by_text(parts, batch)
 
     def _unsteered(self, cell: UnsteeredCell | PromptedCell | GuidedCell, batch: TextBatch) -> Sums:
         """The same for the unsteered model, [text]."""
@@ -167,10 +175,12 @@ class Scorer:
             return part.conditioned if isinstance(cell, PromptedCell) else part.base
 
         parts = batch.parts(self._logits_at_once(1))
-        sums = self._added([self.measure(log_probs(part)[None], part) for part in parts], batch)
+        sums = self._sums_by_text(
+            [self.measure(log_probs(part)[None], part) for part in parts], batch
+        )
         return np.asarray(sums[0])
 
-    def _added(self, parts: Sequence[Tensor], batch: TextBatch) -> Sums:
+    def _sums_by_text(self, parts: Sequence[Tensor], batch: TextBatch) -> Sums:
         """Values [cell, token] in parts, added up over each text: [cell, text]."""
         # On the CPU, since not every device has float64.
         values = torch.cat([part.cpu().double() for part in parts], 1).numpy()
@@ -180,7 +190,8 @@ class Scorer:
         return np.stack([np.bincount(batch.owners, row, n_texts) for row in values])
 
     def _logits_at_once(self, n_cells: int) -> int:
-        """For how many tokens log-probabilities of so many cells are computed at once."""
+        """The number of tokens whose log-probabilities under `n_cells` cells are computed at
+        once."""
         size = LOGITS_BYTES.get(self.model.device.type, LOGITS_BYTES["cuda"])
         return max(1, size // (4 * vocabulary(self.model) * n_cells))
 
@@ -202,7 +213,7 @@ class Scorer:
             lower = next((trunk for trunk in kept.values() if trunk.layer < layer), None)
             kept.clear()
             inputs = batch.plain.inputs
-            kept[layer] = grown(self.model, inputs.ids, layer, lower, batch.plain.arguments())
+            kept[layer] = trunk_at(self.model, inputs.ids, layer, lower, batch.plain.arguments())
         return kept[layer]
 
     def _functions(self, batch: TextBatch, cells: Sequence[Sequence[Steer]]) -> list[Functions]:
@@ -225,7 +236,7 @@ class Scorer:
         tokens, editing = separate(steers)
         longer = [standing(self.model, tokens, text.ids) for text in batch.texts]
         shifts = [len(ids) - len(text.ids) for ids, text in zip(longer, batch.texts, strict=True)]
-        moved = [
+        shifted = [
             replace(
                 text,
                 ids=tuple(ids),
@@ -235,23 +246,23 @@ class Scorer:
             for ids, shift, text in zip(longer, shifts, batch.texts, strict=True)
         ]
         with embedded(self.model, tokens):
-            alike = TextBatch.of(self.model, moved, Room(0))
+            lengthened = TextBatch.of(self.model, shifted, MemoryBudget(0))
             if not editing:
-                return alike.base_states
-            clock = alike.clock({})
+                return lengthened.base_states
+            clock = lengthened.clock({})
             self._steered.append((editing, clock))
-            return self._states(alike, [site_functions(self.model, editing, clock)], None)[0]
+            return self._states(lengthened, [site_functions(self.model, editing, clock)], None)[0]
 
     def _states(self, batch: TextBatch, cells: Sequence[Functions], trunk: Trunk | None) -> Tensor:
-        """States of steered cells, [cell, token, ...] (`Run.states`)."""
+        """States of steered cells, [cell, token, ...] (`Forward.states`)."""
         times = len(cells)
         functions = by_rows(cells, [len(batch.plain.inputs.ids)] * times)
         with replayed(self.model, trunk, times):
             return batch.plain.states(times, functions)
 
 
-def _evenly(cells: Sequence[Functions], most: int) -> Iterator[Sequence[Functions]]:
-    """The cells in as few parts of at most `most` as possible, of about the same size."""
+def _even_parts(cells: Sequence[Functions], most: int) -> Iterator[Sequence[Functions]]:
+    """The cells in as few parts of at most `most` cells as possible, all of about one size."""
     n_parts = -(-len(cells) // most)
     edges = [len(cells) * number // n_parts for number in range(n_parts + 1)] if n_parts else []
     for start, stop in pairwise(edges):
@@ -286,19 +297,19 @@ class TextSet(NamedTuple):
 
 
 @dataclass
-class _Scorers:
+class _ScoreJob:
     """The job of a worker: score a batch of a text set under some cells."""
 
     model: Model
     parts: Sequence[tuple[Sequence[Sequence[Text]], TokenMeasure]]
 
     def __post_init__(self) -> None:
-        self._of = [Scorer(self.model, groups, measure) for groups, measure in self.parts]
+        self._scorers = [Scorer(self.model, groups, measure) for groups, measure in self.parts]
 
     def __call__(self, item: tuple[int, int, Sequence[Cell]]) -> _BatchResult:
         part, group, cells = item
-        sums = self._of[part].score(group, cells).tolist()
-        return {"sums": sums, "idle": self._of[part].idle}
+        sums = self._scorers[part].score(group, cells).tolist()
+        return {"sums": sums, "idle": self._scorers[part].idle}
 
 
 def score_rows(
@@ -329,7 +340,7 @@ def score_rows(
     n_open = dict.fromkeys(rows, len(every))
 
     def put(row: int, part: int, group: int, result: _BatchResult) -> bool:
-        """Store the result of a batch; whether its row is complete."""
+        """Store the result of a batch; returns whether its row is complete."""
         indices = groups[part][group]
         sums[row][part][:, indices] = result["sums"]
         idle[row][part] &= frozenset(result["idle"])
@@ -351,21 +362,21 @@ def score_rows(
     def key(row: int, part: int, group: int) -> str:
         return f"{names[part]} {row}: {format_layers(groups[part][group])}"
 
-    ahead = []
+    remaining = []
     for batch in [(row, part, group) for row in rows for part, group in every]:
         kept = journal.get(key(*batch))
         if not isinstance(kept, dict):
-            ahead.append(batch)
+            remaining.append(batch)
         elif put(*batch, _BatchResult(sums=kept["sums"], idle=kept["idle"])):
             yield batch[0], scored(batch[0])
-    # Workers get the groups, since other free memory would give them other groups.
+    # Workers get the groups: they would form other ones if they had more or less free memory.
     grouped = [
         ([[part.texts[index] for index in indices] for indices in together], part.measure)
         for part, together in zip(parts, groups, strict=True)
     ]
-    items = ((part, group, rows[row]) for row, part, group in ahead)
-    for number, result in workers.map(partial(_Scorers, parts=grouped), items):
-        batch = ahead[number]
+    items = ((part, group, rows[row]) for row, part, group in remaining)
+    for number, result in workers.map(partial(_ScoreJob, parts=grouped), items):
+        batch = remaining[number]
         journal.put(key(*batch), result)
         if put(*batch, result):
             yield batch[0], scored(batch[0])
@@ -485,7 +496,7 @@ def expected_nats(model: Model, parts: Sequence[tuple[Cell, Sequence[Text]]]) ->
 
 
 def extra(own: Nats, base: Nats) -> Interval:
-    """Nats per token above those of the unsteered model's own texts.
+    """Extra nats per token: those of texts minus those of the unsteered model's own texts.
 
     Texts with the same index were sampled from the same seeds, so they are resampled as pairs.
     """

@@ -15,15 +15,17 @@ from steer.vectors.sites import listed
 
 #: The number of stories that vectors are made from.
 STORIES = 96
-#: The fewest texts for a vector that is worth comparing.
+#: The fewest texts that a vector is made from.
 FEWEST = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A condition to compare methods on. prompts: the beginnings of measured texts; openings: those
-    of the texts that the distilled edit learns from. grammar: the value in pocket's grammar whose
-    words measure the condition.
+    """A condition to compare methods on.
+
+    prompts: the beginnings of the texts to measure. openings: the beginnings of the texts that
+    distillation learns from. grammar: the value in pocket's grammar whose words measure the
+    condition.
     """
 
     name: str
@@ -33,8 +35,8 @@ class Subject:
     grammar: str | None = None
 
 
-def of_pocket(values: Sequence[str] = ()) -> list[Subject]:
-    """The tags of the pocket grammar, or those of some values.
+def pocket_subjects(values: Sequence[str] = ()) -> list[Subject]:
+    """A subject for each value of pocket's grammar, or for the given values.
 
     Raises:
         UsageError: the grammar has no such value.
@@ -50,8 +52,8 @@ def of_pocket(values: Sequence[str] = ()) -> list[Subject]:
     ]
 
 
-def of_conditions(conditions: Sequence[str], prompts: Sequence[str]) -> list[Subject]:
-    """Subjects for any model."""
+def condition_subjects(conditions: Sequence[str], prompts: Sequence[str]) -> list[Subject]:
+    """A subject for each condition, for any model."""
     return [Subject(text, text, tuple(prompts), tuple(prompts)) for text in conditions]
 
 
@@ -59,10 +61,10 @@ def stories(n: int = STORIES) -> tuple[str, ...]:
     """Stories of the pocket grammar, of any mood, style and topic, without tags."""
     rng = random.Random("suite")
     drawn = (corpus.sample(rng, tags=Tags(), form="story").body.strip() for _ in range(n))
-    return unlike(tuple(drawn))
+    return distinct_texts(tuple(drawn))
 
 
-def unlike(texts: Sequence[str]) -> tuple[str, ...]:
+def distinct_texts(texts: Sequence[str]) -> tuple[str, ...]:
     """The texts without empty ones and repeats.
 
     Raises:

@@ -23,7 +23,7 @@ from steer.methods.registry import distill_methods, fit_methods, methods, parse_
 from steer.models.model import Model
 from steer.vectors.positions import Position, parse
 from steer.vectors.vector import SteeringVector
-from steer.workers import InProcess
+from steer.workers import LocalWorker
 
 #: The default method of `steer distill` by the command's own name.
 DISTILL = "distill"
@@ -80,7 +80,7 @@ def vectors(
     """
     candidates = [parse_candidate(label) for label in labels]
     fits = [candidate for candidate in candidates if candidate.position is not None]
-    by_label = _fitted(model, subject, texts, fits) if fits else {}
+    by_label = _fit(model, subject, texts, fits) if fits else {}
     for candidate in candidates:
         method = candidate.method
         if isinstance(method, DistillMethod):
@@ -96,7 +96,7 @@ def vectors(
     return {label: by_label[label] for label in labels}
 
 
-def _fitted(
+def _fit(
     model: Model, subject: Subject, texts: Sequence[str], candidates: Sequence[Candidate]
 ) -> dict[str, SteeringVector]:
     """One recording of the texts with and without the condition, fitted by each method."""
@@ -118,5 +118,5 @@ def _fitted(
         for candidate in candidates
     ]
     read = ReadSettings(positions=positions)
-    extracted = extract_each(InProcess(model), contrasts, read, fits)
+    extracted = extract_each(LocalWorker(model), contrasts, read, fits)
     return {extraction.best.name: extraction.best for extraction in extracted}

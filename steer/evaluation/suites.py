@@ -19,34 +19,32 @@ from steer import resuming
 from steer.base.durations import seconds_of
 from steer.base.errors import UsageError
 from steer.base.intervals import Interval, plain
-from steer.base.journal import Journal
 from steer.base.progress import Progress, silent
 from steer.contrasts.heldout import HeldOut
 from steer.contrasts.prompts import OPENINGS
 from steer.distillation.distilled import read_means
 from steer.distillation.lessons import Conditions
 from steer.evaluation import processes
-from steer.evaluation.bench import Bench, acting, bench, run
+from steer.evaluation.bench import Bench, bench
 from steer.evaluation.choice import Budget, decide, looking
 from steer.evaluation.data import Warn, loaded, warn_of_readers
 from steer.evaluation.evaluations import EvaluationRow, frame, measure_rows
-from steer.evaluation.subjects import Subject, of_conditions, of_pocket, stories, unlike
+from steer.evaluation.search import GridSearch
+from steer.evaluation.subjects import (
+    Subject,
+    condition_subjects,
+    distinct_texts,
+    pocket_subjects,
+    stories,
+)
 from steer.evaluation.suite_methods import default_labels, parse_candidate, vectors
 from steer.evaluation.task import Task, Variant, variants
 from steer.evaluation.written import GeneratedText, TextSettings
 from steer.fitting.fitting import rounded
 from steer.formats.reading import bind
-from steer.generate.pace import Size, announce, fitting, left_out, pace, sizes
+from steer.generate.pace import Size, announce, largest_size, left_out, pace, sizes
 from steer.measures.concepts import by_grammar
-from steer.measures.grids import (
-    SHARES,
-    Grid,
-    GridRow,
-    Scores,
-    default_coefficients,
-    finer,
-    joined,
-)
+from steer.measures.grids import SHARES, Grid, GridRow, default_coefficients
 from steer.measures.measure import Measure
 from steer.measures.registry import measures
 from steer.measures.tables import NOTHING, in_console, in_notebook, table
@@ -59,8 +57,8 @@ from steer.vectors.vector import SteeringVector
 Rivals = Mapping[str, Mapping[str, SteeringVector]]
 
 
-#: Times that a row of a suite writes its texts, to estimate how long it takes.
-WRITTEN = 6
+#: How often the texts of a row are generated, for the estimate of a suite's duration.
+GENERATIONS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +155,14 @@ class SuiteResult:
         subjects = list(dict.fromkeys(row["subject"] for row in self.rows))
         for subject in subjects:
             own = [row for row in self.rows if row["subject"] == subject]
-            cells = [[row["method"], *(_cell(row, m) for m in shown), _at(row)] for row in own]
+            cells = [
+                [row["method"], *(_cell(row, m) for m in shown), _choice_text(row)] for row in own
+            ]
             yield table([subject, *heads, "at"], cells)
             yield ""
         if len(subjects) > 1:
             cells = [
-                [row["method"], *(_cell(row, measure) for measure in shown), _n(row)]
+                [row["method"], *(_cell(row, measure) for measure in shown), _count_text(row)]
                 for row in self.summary
             ]
             yield table(["all: median [range]", *heads, "of"], cells)
@@ -227,9 +227,12 @@ def suite(
     for label in labels:
         parse_candidate(label)
     if conditions:
-        subjects, made_from = of_conditions(conditions, prompts or OPENINGS), unlike(texts)
+        subjects, source_texts = (
+            condition_subjects(conditions, prompts or OPENINGS),
+            distinct_texts(texts),
+        )
     else:
-        subjects, made_from = of_pocket(tags), stories()
+        subjects, source_texts = pocket_subjects(tags), stories()
     names = {subject.name for subject in subjects}
     for name in rivals or {}:
         if name not in names:
@@ -241,15 +244,15 @@ def suite(
     model = loaded(model)
     if seconds is not None:
         n_rows = len(subjects) * len(labels) / max(1, min(jobs, len(subjects)))
-        settings = _within(seconds, model, n_rows, settings, note)
+        settings = _fit_to_time(seconds, model, n_rows, settings, note)
     bound = {
         subject.name: {
-            name: _bound(vector, model)
+            name: _bind(vector, model)
             for name, vector in (rivals or {}).get(subject.name, {}).items()
         }
         for subject in subjects
     }
-    kept = resuming.journal(model, "suites", made_from, asdict(settings))
+    kept = resuming.journal(model, "suites", source_texts, asdict(settings))
     keys = {
         subject.name: str([asdict(subject), {name: resuming.vector_key(vector)[-1]
                                              for name, vector in bound[subject.name].items()}])
@@ -259,9 +262,9 @@ def suite(
     waiting = [subject for subject in subjects if rows[subject.name] is None]
     if len(waiting) < len(subjects):
         note(f"{len(subjects) - len(waiting)} of {len(subjects)} were done before")
-    job = partial(measured, texts=made_from, settings=settings, rivals=bound)
+    job = partial(measure_subject, texts=source_texts, settings=settings, rivals=bound)
     with progress("measuring", len(waiting)) as advance:
-        for subject, results in _each(model, source, waiting, job, min(jobs, len(waiting))):
+        for subject, results in _measure_each(model, source, waiting, job, min(jobs, len(waiting))):
             kept.put(keys[subject.name], results)
             rows[subject.name] = results
             advance(1, subject.name)
@@ -274,7 +277,7 @@ def suite(
     )
 
 
-def _within(
+def _fit_to_time(
     seconds: float, model: Model, n_rows: float, settings: Settings, note: Warn
 ) -> Settings:
     """As many and as long texts as fit into a time, by an estimate. n_rows: rows of the table that
@@ -286,9 +289,9 @@ def _within(
     def predicted(size: Size) -> float:
         tokens = size.samples * (30 + size.max_tokens)
         read = 2 * cells * tokens / speed.read
-        return n_rows * (read + WRITTEN * size.samples * size.max_tokens / speed.written)
+        return n_rows * (read + GENERATIONS * size.samples * size.max_tokens / speed.written)
 
-    size, needed = fitting(sizes(full), predicted, seconds)
+    size, needed = largest_size(sizes(full), predicted, seconds)
     missing = left_out(replace(full, items=size.items), size)
     note(announce(seconds, needed, missing, predicted(full)))
     return replace(settings, samples=size.samples, max_tokens=size.max_tokens)
@@ -324,16 +327,16 @@ def _cell(row: dict[str, Any], measure: Measure) -> str:
     return NOTHING if interval is None else measure.shown(Interval(**interval))
 
 
-def _at(row: dict[str, Any]) -> str:
+def _choice_text(row: dict[str, Any]) -> str:
     measured = any(isinstance(value, dict) for value in row.values())
     return row["choice"] or ("" if measured else "no effect in budget")
 
 
-def _n(row: dict[str, Any]) -> str:
+def _count_text(row: dict[str, Any]) -> str:
     return f"{row['n'] - row['failed']} of {row['n']}" if row["failed"] else str(row["n"])
 
 
-def _bound(vector: SteeringVector, model: Model) -> SteeringVector:
+def _bind(vector: SteeringVector, model: Model) -> SteeringVector:
     """A vector that fits the model; an unbound one is bound to it."""
     if vector.metadata.model.bound:
         check_fits(vector, model.identity)
@@ -341,7 +344,7 @@ def _bound(vector: SteeringVector, model: Model) -> SteeringVector:
     return bind(vector, model.identity)
 
 
-def _each(
+def _measure_each(
     model: Model,
     source: ModelSource | None,
     subjects: list[Subject],
@@ -350,13 +353,13 @@ def _each(
 ) -> Iterator[tuple[Subject, list[dict[str, Any]]]]:
     """The rows of each subject, measured here or in several processes."""
     if jobs > 1 and source is not None:
-        yield from processes.done(source, subjects, job, jobs)
+        yield from processes.measure(source, subjects, job, jobs)
         return
     for subject in subjects:
         yield subject, job(model, subject)
 
 
-def measured(
+def measure_subject(
     model: Model,
     subject: Subject,
     *,
@@ -380,7 +383,8 @@ def measured(
         for name, vector in rivals.get(subject.name, {}).items()
     }
     steers = {
-        name: _chosen(on, vector, task.writing, Budget()) for name, vector in by_method.items()
+        name: _strongest_cell(on, vector, task.writing, Budget())
+        for name, vector in by_method.items()
     }
     chosen = {name: steer for name, steer in steers.items() if steer is not None}
     table = _table(list(chosen.items()), subject.condition, settings.guidance)
@@ -426,30 +430,16 @@ def with_lengths(
     return replace(vector, metadata=known)
 
 
-def _chosen(
+def _strongest_cell(
     on: Bench, vector: SteeringVector, writing: TextSettings, budget: Budget
 ) -> Steer | None:
     """The strongest cell within the budget; None if there is none."""
-    grid, scores = _scored(on, Grid(_rows(vector)), budget)
-    more = finer(grid, scores, budget.kl)
-    if more is not None:
-        more, second = _scored(on, more, budget)
-        grid, scores = Grid(grid.rows + more.rows), joined(scores, second)
+    search = GridSearch(on, budget.kl, first_look=False, resumable=False)
+    grid, scores = search.run(Grid(_rows(vector)))
     _, tried = decide(on, grid, scores, budget, looking(on, grid, writing))
     if tried is None or tried.extra_nats.value > budget.nats:
         return None
     return grid.steer(*tried.position)
-
-
-def _scored(on: Bench, grid: Grid, budget: Budget) -> tuple[Grid, Scores]:
-    """The rows in which something acts, and their scores.
-
-    Raises:
-        IdleError: nothing acts in any.
-    """
-    *_, scores = run(on, grid, Journal(None), max_kl=budget.kl)
-    rows = acting(grid, scores)
-    return grid.part(rows), scores.part(rows)
 
 
 def _rows(vector: SteeringVector) -> tuple[GridRow, ...]:

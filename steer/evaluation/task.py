@@ -71,10 +71,10 @@ def variants(
         )
         rows.append(Variant(f"{name}, random ({N_RANDOM} seeds)", "random", noise, name))
         if steer.op.op.signed:
-            turned = Variant(
+            opposite_row = Variant(
                 f"{name}, opposite", "opposite", (SteeredCell((opposite(steer),)),), name
             )
-            rows.insert(-1, turned)
+            rows.insert(-1, opposite_row)
     if condition is not None:
         rows.append(Variant("condition as prompt", "prompt", (PROMPTED,)))
         rows += [
@@ -124,7 +124,7 @@ def journal(model: Model, rows: Sequence[Variant], task: Task, engine: Sequence[
                 [
                     type(cell).__name__,
                     *([cell.strength] if isinstance(cell, GuidedCell) else []),
-                    *map(_described, steers_of(cell)),
+                    *map(_settings_of, steers_of(cell)),
                 ]
                 for cell in row.cells
             ]
@@ -135,7 +135,7 @@ def journal(model: Model, rows: Sequence[Variant], task: Task, engine: Sequence[
     )
 
 
-def _described(steer: Steer) -> list[Any]:
+def _settings_of(steer: Steer) -> list[Any]:
     """All settings of a steer as plain JSON."""
     vectors = [resuming.vector_key(vector) for vector in steer.vectors]
     parts = steer.coefficient, steer.layers, steer.op, steer.scope, steer.schedule

@@ -30,7 +30,7 @@ _SUFFIX = re.compile(r"\.[a-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class FileContents:
     """The contents to write to a file of another tool.
 
     directions: float32 [d_model] by the file's layer number: for an addition, what is added,
@@ -65,7 +65,7 @@ class Writer:
     use: how to use the file, with OUT for its name.
     """
 
-    write: Callable[[Outgoing], bytes]
+    write: Callable[[FileContents], bytes]
     ops: tuple[str, ...] = ("add",)
     sites: tuple[SiteName, ...] = ("resid_post",)
     default: bool = True
@@ -113,11 +113,11 @@ class Format(Extension):
 class Formats(Registry[Format]):
     """The formats, and which of them read and write a kind of file."""
 
-    def reading(self, suffix: str) -> list[Format]:
+    def readers(self, suffix: str) -> list[Format]:
         """The formats that read files with this suffix."""
         return [each for each in self if each.read and suffix in each.suffixes]
 
-    def writing(self, suffix: str) -> list[Format]:
+    def writers(self, suffix: str) -> list[Format]:
         """The formats that write files with this suffix, the default first."""
         writers = [each for each in self if each.writer and suffix in each.suffixes]
         return sorted(writers, key=lambda each: not (each.writer and each.writer.default))

@@ -9,8 +9,8 @@ from functools import partial
 from itertools import groupby, takewhile
 
 from steer.base.errors import SteerError, UsageError
-from steer.generate.batch import Batch, TextsDone
-from steer.hooks.meeting import check_acted, check_can_act
+from steer.generate.batch import Batch, TextProgress
+from steer.hooks.idle import check_acted, check_can_act
 from steer.hooks.tokens import standing
 from steer.models.memory import ran_out
 from steer.models.model import Model
@@ -18,7 +18,7 @@ from steer.steering.generation import Generation, Guidance, Row, Sampling, check
 from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer
 from steer.steering.tokens import LearnedToken, separate
-from steer.workers import InProcess, Workers, workers_of
+from steer.workers import LocalWorker, Workers, workers_of
 
 __all__ = [
     "Generation",
@@ -125,11 +125,10 @@ def continue_ids(
 ) -> list[list[int]]:
     """New token ids after each beginning (its token ids, and the number of the sample).
 
-    on_done: called with the number of texts that are done since the last call, also parts of one.
-
-    They include the end token, if the model generated one. Stop strings are ignored. As in
+    The result includes the end token, if the model generated one. Stop strings are ignored. As in
     `generate`, random numbers depend on (seed, beginning, sample). A batch that does not fit in
-    memory is halved and run again.
+    memory is halved and run again. on_done: called with the number of texts (also parts of a text)
+    that were done since the last call.
 
     Raises:
         HookError: a steer was never applied.
@@ -138,7 +137,7 @@ def continue_ids(
     items = [
         (steers, beginnings[start : start + size]) for start in range(0, len(beginnings), size)
     ]
-    return _continued(workers_of(model), items, sampling, on_done)
+    return _continue_all(workers_of(model), items, sampling, on_done)
 
 
 def continue_each(
@@ -159,10 +158,10 @@ def continue_each(
         for same in (list(group) for _, group in groupby(pairs, key=lambda pair: id(pair[0])))
         for start in range(0, len(same), TOGETHER)
     ]
-    return _continued(workers, items, sampling)
+    return _continue_all(workers, items, sampling)
 
 
-def _continued(
+def _continue_all(
     workers: Workers,
     items: Sequence[_Item],
     sampling: Sampling,
@@ -170,8 +169,8 @@ def _continued(
 ) -> list[list[int]]:
     """The continuations of all beginnings, in order."""
     by_item: dict[int, list[list[int]]] = {}
-    # Another process reports only what is complete.
-    is_here = isinstance(workers, InProcess)
+    # Another process only reports complete texts.
+    is_here = isinstance(workers, LocalWorker)
     writer = partial(_Writer, sampling=sampling, on_done=on_done if is_here else None)
     for number, continuations in workers.map(writer, items):
         by_item[number] = continuations
@@ -198,7 +197,7 @@ class _Writer:
         while len(continuations) < len(rows):
             part = runs(self.model, rows[len(continuations) :], min(self._most, len(rows)))[0]
             report = self.on_done or (lambda n_texts: None)
-            done = TextsDone(len(part), self.sampling.max_tokens, report)
+            done = TextProgress(len(part), self.sampling.max_tokens, report)
             try:
                 batch = Batch(self.model, part, steers, self.sampling, listener=done).run()
             except RuntimeError as error:
@@ -229,7 +228,7 @@ def runs(model: Model, rows: Sequence[Row], size: int) -> list[Sequence[Row]]:
 
 
 def up_to_end(model: Model, ids: list[int]) -> list[int]:
-    """Token ids up to the end of the text, which is among them."""
+    """Token ids up to the end token, if there is one, and including it."""
     stop = next((index for index, token in enumerate(ids, 1) if token in model.end_ids), len(ids))
     return ids[:stop]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from steer.base.errors import GuardError
 from steer.base.text import cut
 from steer.generate.decoding import Draw, NanDetector, StopOnTrip, Stops, Streamer, nothing_else
-from steer.generate.guidance import GuidedScores, patched
+from steer.generate.guidance import GuidedScores, guide_activations
 from steer.hooks.acting import acted, reached
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
@@ -42,16 +42,15 @@ class Listener(Protocol):
     def receive(self, ids: Tensor, scores: Tensor, **keywords: object) -> Tensor: ...
 
 
-class TextsDone:
-    """A listener that reports how many of a batch's texts are done, each in as many parts as it has
-    tokens."""
+class TextProgress:
+    """A listener that reports the progress of a batch in texts; each new token is a part of one."""
 
     def __init__(self, n_texts: int, max_tokens: int, on_done: Callable[[float], None]) -> None:
         self._n_texts, self._left = n_texts, float(n_texts)
         self._step, self._on_done = n_texts / max_tokens, on_done
 
     def scores(self, ids: Tensor, scores: Tensor) -> Tensor:
-        """Report one more token of each text."""
+        """Report another token of each text."""
         self._report(min(self._left, self._step))
         return scores
 
@@ -60,11 +59,11 @@ class TextsDone:
         return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
     def finish(self) -> None:
-        """Report the rest, of texts that ended early."""
+        """Report the remaining parts of texts that ended early."""
         self._report(self._left)
 
     def take_back(self) -> None:
-        """Report that none is done, after a failure."""
+        """Take all reports back after a failure."""
         self._report(self._left - self._n_texts)
 
     def _report(self, n_texts: float) -> None:
@@ -96,7 +95,7 @@ class Batch:
 
     @cached_property
     def prompts(self) -> list[list[int]]:
-        """The token ids of each row's prompt, with learned tokens where they stand."""
+        """The token ids of each row's prompt, with learned tokens in their places."""
         return [standing(self.model, self.tokens, row.ids) for row in self.rows]
 
     def run(self) -> list[list[int]]:
@@ -119,9 +118,13 @@ class Batch:
         ]
         ids, mask = model.padded(prompts, left=True)
         width = ids.shape[1]
-        self.look_at(prompts, width - mask.sum(1))
+        self.set_prompts(prompts, width - mask.sum(1))
         steered = injected(model, self.steers, self.clock, self.watch.functions)
-        live = {} if self.live_layer is None else {Site(self.live_layer): patched(self.strengths)}
+        live = (
+            {}
+            if self.live_layer is None
+            else {Site(self.live_layer): guide_activations(self.strengths)}
+        )
         with (
             torch.no_grad(),
             nothing_else(model),
@@ -140,22 +143,22 @@ class Batch:
                 pad_token_id=model.pad_id,
                 **self.parts(width),
             )
-        self.sound.check(model)
+        self.nan_detector.check(model)
         # All rows of a prompt have the same new tokens.
         return list(output[:: 1 + len(self.strengths), width:].tolist())
 
-    def look_at(self, prompts: Sequence[list[int]], padding: Tensor) -> None:
+    def set_prompts(self, prompts: Sequence[list[int]], padding: Tensor) -> None:
         """Set the clock and the watch, and read prompt gates that need a forward of their own.
 
         prompts: token ids. padding: int64 [prompt], pad tokens before each.
         """
         # Gates that read above an edit read the unsteered prompts first.
-        first = min(self._edited(), default=(self.model.n_layers, 0))
+        first = min(self._edit_depths(), default=(self.model.n_layers, 0))
         values = prompt_values(self.model, self.steers, prompts, first)
         self.clock = TokenClock(max(map(len, prompts)), padding, values)
         self.watch = Watch(self.watched, self.guards, self.clock)
 
-    def _edited(self) -> list[tuple[int, int]]:
+    def _edit_depths(self) -> list[tuple[int, int]]:
         """The depth of the first edit of each steer and guard."""
         ablating = [guard for guard in self.guards if guard.on_trip == "ablate"]
         sites = [steer.first_site for steer in self.steers]
@@ -165,8 +168,8 @@ class Batch:
     def parts(self, start: int) -> dict[str, Any]:
         """Logits processors, stopping criteria and streamer, for new tokens from column `start`."""
         model, sampling = self.model, self.sampling
-        self.sound = NanDetector()
-        processors: list[Any] = [self.sound]
+        self.nan_detector = NanDetector()
+        processors: list[Any] = [self.nan_detector]
         processors += [] if self.listener is None else [self.listener.scores]
         if self.strengths:
             in_scores = self.live_layer is None
@@ -185,7 +188,7 @@ class Batch:
             self.tripped = self.stopper.tripped
         streamer = None
         if self.on_text is not None:
-            streamer = Streamer(model, sampling.stop, self.on_text, self.stopper, self.sound)
+            streamer = Streamer(model, sampling.stop, self.on_text, self.stopper, self.nan_detector)
         criteria: list[Any] = [each for each in (stops, self.stopper) if each is not None]
         criteria += [] if self.listener is None else [self.listener.receive]
         return {
@@ -237,8 +240,8 @@ class Batch:
     def _without_effect(
         self, index: int, ids: list[int], length: int, finish: Finish
     ) -> tuple[list[str], list[str]]:
-        """Steers that changed nothing in a row's text: idle ones, and caps and floors that were not
-        reached. Steers behind a closed gate are neither."""
+        """Steers that changed nothing in a row's text: idle ones, and those whose bound was not
+        reached. Steers with a closed gate are neither."""
         # The end token is steered too.
         n_steps = len(ids) if finish == "length" else min(len(ids), length + 1)
         each = 1 + len(self.strengths)  # runs of a guided text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -200,7 +200,7 @@ class Chat:
             allow_other_model=self._allow_other_model,
         )
         in_chat = self.conversation.has_template
-        self.warnings += self.conversation.doubts(steers)
+        self.warnings += self.conversation.reader_warnings(steers)
         if in_chat:
             reads = {
                 vector.name: vector.metadata.read for steer in steers for vector in steer.vectors
@@ -208,6 +208,63 @@ class Chat:
             settings = self.conversation.model.template_settings
             self.warnings += differences(settings, reads.items())
         return list(zip(written, steers, strict=True))
+
+
+def enter_all(enter: Callable[[str], Outcome], lines: Iterable[str]) -> list[Turn]:
+    """Enter lines, such as piped ones, until one leaves; returns the answers.
+
+    enter: `Chat.enter`, and whatever shows the outcome.
+
+    Raises:
+        SteerError: a line cannot be executed, and nobody is there to correct it.
+        KeyboardInterrupt: an answer was interrupted.
+    """
+    turns = []
+    for line in lines:
+        outcome = enter(line)
+        if outcome.over:
+            break
+        if outcome.turn is not None:
+            turns.append(outcome.turn)
+            if outcome.turn.finish == "interrupted":
+                raise KeyboardInterrupt
+    return turns
+
+
+def enter_until_over(
+    enter: Callable[[str], Outcome],
+    ask: Callable[[], str],
+    on_error: Callable[[SteerError], None],
+    on_interrupt: Callable[[], None],
+) -> None:
+    """Ask for lines and enter them until the user leaves, as on a terminal.
+
+    After an error, or Ctrl-C, it asks for the next line. enter: as in `enter_all`. ask: gives a
+    line; raises EOFError to leave. on_error, on_interrupt: called with the error, and after Ctrl-C.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed twice in a row.
+    """
+    interrupted = False
+    while True:
+        try:
+            outcome = enter(ask())
+            again = outcome.turn is not None and outcome.turn.finish == "interrupted"
+        except EOFError:
+            return
+        except SteerError as error:
+            on_error(error)
+            again = False
+        except KeyboardInterrupt:
+            if interrupted:
+                raise
+            again = True
+        else:
+            if outcome.over:
+                return
+        interrupted = again
+        if interrupted:
+            on_interrupt()
 
 
 def _reference(written: NamedSteer) -> str:

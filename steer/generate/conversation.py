@@ -40,8 +40,8 @@ class Turn:
 
 
 class Conversation:
-    """A conversation with a model. allow_idle: whether a steer may act nowhere. warn: gets warnings
-    of steers and gates that were read from texts of another kind.
+    """A conversation with a model. allow_idle: whether a steer may act nowhere. warn: called with
+    warnings about steers and gates that were made from another kind of texts.
 
     Raises:
         ModelError: there is a system message, but the model has no chat template.
@@ -79,7 +79,7 @@ class Conversation:
             IdleError: a steer acts nowhere; then the answer is not appended.
             SteerError: the context is full.
         """
-        for text in self.doubts(steers):
+        for text in self.reader_warnings(steers):
             if text not in self._warnings:
                 self._warnings.add(text)
                 self._warn(text)
@@ -88,8 +88,9 @@ class Conversation:
             self.turns.append(turn)
         return turn
 
-    def doubts(self, steers: Sequence[Steer]) -> list[str]:
-        """Warnings about steers and gates that were read from texts of the other kind."""
+    def reader_warnings(self, steers: Sequence[Steer]) -> list[str]:
+        """Warnings about steers and gates that were made from the other kind of texts, chat or
+        plain."""
         chat = self.has_template
         return [f"{text}: {hint(chat=chat)}" for text in check_readers(chat=chat, steers=steers)]
 
@@ -157,11 +158,11 @@ class Conversation:
             return self.model.chat(message, self.system, history)
         text = ""
         for turn in before:
-            text = _continued(text, turn.message) + turn.answer
-        return _continued(text, message)
+            text = _append(text, turn.message) + turn.answer
+        return _append(text, message)
 
     def _room(self, prompt: str, n_tokens: int, steers: Sequence[Steer]) -> int:
-        """The number of tokens that an answer can have, at most `wanted`."""
+        """The number of tokens that an answer can have, at most `n_tokens`."""
         context = self.model.context
         if context is None:
             return n_tokens
@@ -177,7 +178,7 @@ class Conversation:
         return min(room, n_tokens)
 
 
-def _continued(text: str, message: str) -> str:
-    """A text with a message appended, separated by a blank unless one of them has it."""
+def _append(text: str, message: str) -> str:
+    """A text with a message appended, separated by a space unless one of them has it."""
     joined = not text or text[-1].isspace() or message[:1].isspace()
     return text + ("" if joined else " ") + message

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steer.base.text import TextDeltas
 from steer.hooks.watch import Watch
@@ -19,6 +19,8 @@ from steer.steering.projection import Guard
 
 #: The least number of seconds between pieces of streamed text.
 PAUSE = 0.02
+#: Tokens of the vocabulary whose probabilities are summed together before one is drawn.
+BLOCK = 256
 
 
 @contextmanager
@@ -57,12 +59,35 @@ class Draw:
 def drawn(scores: Tensor, uniform: Tensor) -> Tensor:
     """The token at which the summed probability passes a number from 0 to 1, int64 [row].
 
+    First the block of tokens where it passes, then the token within, so that no float64 numbers
+    are computed for the whole vocabulary, which takes as long as the LM head.
+
     scores: logits [row, vocabulary]. uniform: [row].
     """
-    summed = scores.softmax(-1, dtype=_precision(scores.device)).cumsum(-1)
-    draw = uniform.to(summed)[:, None] * summed[:, -1:]
-    index = torch.searchsorted(summed, draw, right=True).clamp(max=scores.shape[-1] - 1)
-    return index[:, 0]
+    n_rows, n_tokens = scores.shape
+    precision = _precision(scores.device)
+    weights = (scores.float() - scores.max(-1, keepdim=True).values.float()).exp_()
+    blocks = nn.functional.pad(weights, (0, -n_tokens % BLOCK)).view(n_rows, -1, BLOCK)
+    block, rest = _passed(blocks.sum(-1).to(precision), uniform, None)
+    chosen = blocks[torch.arange(n_rows, device=scores.device), block].to(precision)
+    token, _ = _passed(chosen, uniform, rest)
+    return (block * BLOCK + token).clamp(max=n_tokens - 1)
+
+
+def _passed(weights: Tensor, uniform: Tensor, rest: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Where the summed weights [row, n] pass a number, and by how much it passes the sum before.
+
+    The number is `rest`, or else a share of the sum. Below the sum, a weight of 0 is never passed.
+    """
+    summed = weights.cumsum(-1)
+    total = summed[:, -1]
+    number = uniform.to(summed) * total if rest is None else rest
+    # Rounding can make the rest as large as the sum of its block.
+    number = torch.minimum(number, torch.nextafter(total, torch.zeros_like(total)))[:, None]
+    # Of weights that are not numbers, the last: they are detected elsewhere.
+    index = torch.searchsorted(summed, number, right=True).clamp(max=weights.shape[-1] - 1)
+    before = summed.gather(1, index) - weights.gather(1, index)
+    return index[:, 0], (number - before).clamp(min=0)[:, 0]
 
 
 def _precision(device: torch.device) -> torch.dtype:
@@ -109,12 +134,12 @@ class Stops:
         self.done: Tensor | None = None
 
     def __call__(self, ids: Tensor, _scores: Tensor, **_: object) -> Tensor:
-        done = [self.written(row) for row in ids[:, self._start :].tolist()]
+        done = [self.contains_stop(row) for row in ids[:, self._start :].tolist()]
         stopped = torch.tensor(done, device=ids.device)
         self.done = stopped if self.done is None else self.done | stopped
         return stopped
 
-    def written(self, ids: Sequence[int]) -> bool:
+    def contains_stop(self, ids: Sequence[int]) -> bool:
         """Whether the text of these new token ids contains a stop string."""
         if not self._stop:
             return False
@@ -184,9 +209,9 @@ class Streamer:
         stop: Sequence[str],
         on_text: Callable[[str], None],
         trips: StopOnTrip | None,
-        sound: NanDetector,
+        nan_detector: NanDetector,
     ) -> None:
-        self._model, self._sound = model, sound
+        self._model, self._nan_detector = model, nan_detector
         self._deltas = TextDeltas(model.decode, stop)
         self._end_ids = model.end_ids
         self._on_text = on_text
@@ -210,7 +235,7 @@ class Streamer:
         Raises:
             HookError: their logits were NaN.
         """
-        self._sound.check(self._model)
+        self._nan_detector.check(self._model)
         tokens = [int(token) for token in self._waiting]
         pieces = [self._deltas.push(token) for token in tokens if token not in self._end_ids]
         self._waiting.clear()

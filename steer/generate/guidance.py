@@ -47,7 +47,7 @@ def guidance(
     if layer is not None:
         model.hooks.place(Site(layer))
     conditioned = tuple(
-        tuple(_under(model, prompt, guide.condition, chat=chat) for guide in guides)
+        tuple(_conditioned(model, prompt, guide.condition, chat=chat) for guide in guides)
         for prompt in prompts
     )
     plain = [model.chat(prompt) if chat else prompt for prompt in prompts]
@@ -61,7 +61,7 @@ def guidance(
     return Guidance(tuple(guide.strength for guide in guides), conditioned, layer)
 
 
-def _under(model: Model, prompt: str, condition: str, *, chat: bool) -> str:
+def _conditioned(model: Model, prompt: str, condition: str, *, chat: bool) -> str:
     return model.chat(prompt, condition) if chat else joinable(condition) + prompt
 
 
@@ -92,7 +92,7 @@ class GuidedScores:
         return guided(log_probs, self._strengths).repeat_interleave(rows, 0)
 
 
-def patched(strengths: Sequence[float]) -> SiteFunction:
+def guide_activations(strengths: Sequence[float]) -> SiteFunction:
     """Guide the activations of the newest token [row, position, d_model], where each prompt has a
     plain row and then one for each condition. Rows of conditions stay as they are."""
 

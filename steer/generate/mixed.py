@@ -1,4 +1,4 @@
-"""Texts under steers of their own, written in one batch: each row is what it is alone."""
+"""Generate texts under different steers in one batch; each gets the same tokens as on its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from steer.generate.apply import Beginning, runs
-from steer.generate.batch import Batch, TextsDone
+from steer.generate.batch import Batch, TextProgress
 from steer.generate.decoding import nothing_else
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
@@ -33,9 +33,9 @@ def continue_mixed(
     sampling: Sampling,
     on_done: Callable[[float], None] = lambda n_texts: None,
 ) -> list[list[int]]:
-    """New token ids after each beginning, each under steers of its own, `sampling.batch_size` rows
-    at a time, whatever steers they have. As `steer.generate.apply.continue_ids`, random numbers
-    belong to (seed, beginning, sample). on_done: as of `continue_ids`.
+    """New token ids after each beginning, each under its own steers, `sampling.batch_size` rows at
+    a time. As in `steer.generate.apply.continue_ids`, random numbers depend on (seed, beginning,
+    sample). on_done: as in `continue_ids`.
 
     Raises:
         HookError: a steer was never applied.
@@ -44,8 +44,8 @@ def continue_mixed(
     written: list[list[int]] = []
     for part in runs(model, rows, sampling.batch_size):
         own = steerings[len(written) : len(written) + len(part)]
-        done = TextsDone(len(part), sampling.max_tokens, on_done)
-        for ids in _Mixed(model, part, own, sampling, done).run():
+        done = TextProgress(len(part), sampling.max_tokens, on_done)
+        for ids in _MixedBatch(model, part, own, sampling, done).run():
             stop = next((n for n, token in enumerate(ids, 1) if token in model.end_ids), len(ids))
             written.append(ids[:stop])
         done.finish()
@@ -53,12 +53,12 @@ def continue_mixed(
 
 
 @dataclass
-class _Mixed:
+class _MixedBatch:
     model: Model
     rows: Sequence[Row]
     steerings: Sequence[Sequence[Steer]]
     sampling: Sampling
-    done: TextsDone
+    done: TextProgress
 
     def run(self) -> list[list[int]]:
         """New token ids of each row, as many as the longest has."""
@@ -80,11 +80,11 @@ class _Mixed:
                 input_ids=ids,
                 attention_mask=mask,
                 max_new_tokens=self.sampling.max_tokens,
-                do_sample=False,  # the batch's processor has drawn already
+                do_sample=False,  # `Draw` leaves only the token that it has drawn
                 pad_token_id=model.pad_id,
                 **batch.parts(width),
             )
-        batch.sound.check(model)
+        batch.nan_detector.check(model)
         return list(output[:, width:].tolist())
 
     @contextmanager

@@ -1,6 +1,6 @@
 """Fit a measurement into a time: measure the speed of a model, and reduce the work.
 
-The time of a run is extrapolated from about a second of trial, and may be wrong by half. If a run
+The time of a run is extrapolated from a trial of about a second, and may be wrong by half. If a run
 does not fit, fewer texts are generated and scored, and a sweep has fewer layers and coefficients.
 """
 
@@ -16,19 +16,19 @@ from steer.base.durations import duration
 from steer.generate.apply import Sampling, continue_ids
 from steer.models.model import Model
 
-#: Rows and tokens of the forward, and of the writing, that are timed.
+#: Rows and tokens of the forward that is timed, and new tokens of the timed generation.
 _ROWS, _TOKENS, _NEW = 8, 48, 6
-#: Of the time that is allowed, what an estimate may take: the rest is for what is not counted.
+#: The share of the allowed time that an estimate may take; the rest is for uncounted work.
 SHARE = 0.8
-#: Sizes that are tried after the whole: shares of texts and tokens, and layers of a sweep.
+#: Sizes to try, from the full one on: shares of texts and of tokens, and layers of a sweep.
 STEPS = ((1.0, 1.0, None), (0.5, 0.75, 12), (0.35, 0.5, 8), (0.25, 0.4, 6), (0.2, 0.3, 3))
-#: Fewer texts or tokens than this say little.
+#: The fewest texts and tokens of a useful measurement.
 FEWEST_TEXTS, FEWEST_TOKENS = 8, 16
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Tokens a second that forwards of this model read, and that a batch writes."""
+    """The speed of a model in tokens per second: read by forwards, and generated in a batch."""
 
     read: float
     written: float
@@ -36,8 +36,8 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """The size of a measurement: held-out items, generated texts, the most tokens of each, and the
-    layers of a sweep (None: all)."""
+    """The size of a measurement: held-out items, generated texts, the most tokens of a text, and
+    the layers of a sweep (None: all)."""
 
     items: int
     samples: int
@@ -46,7 +46,7 @@ class Size:
 
 
 def pace(model: Model, rows: int = _ROWS) -> Pace:
-    """Time a forward and some writing, of `rows` texts at once."""
+    """Time a forward and a short generation of `rows` texts at once."""
     ordinary = [
         token for token in range(model.tokenizer.vocab_size) if token not in model.special_ids
     ]
@@ -61,7 +61,7 @@ def pace(model: Model, rows: int = _ROWS) -> Pace:
 
 
 def sizes(full: Size) -> list[Size]:
-    """The whole and smaller ones, each no larger than the one before in anything."""
+    """The full size and smaller ones; each has no more of anything than the one before."""
     every = full.layers
     smaller = (
         Size(
@@ -75,10 +75,11 @@ def sizes(full: Size) -> list[Size]:
     return list(dict.fromkeys(smaller))
 
 
-def fitting(
+def largest_size(
     sizes: Sequence[Size], seconds: Callable[[Size], float], budget: float
 ) -> tuple[Size, float]:
-    """The first size that fits into a time, else the last; and the seconds that it will take."""
+    """The first size that fits into `budget` seconds, else the last; and its estimated seconds.
+    seconds: gives the estimate for a size."""
     for size in sizes:
         if seconds(size) <= SHARE * budget:
             break
@@ -86,7 +87,7 @@ def fitting(
 
 
 def announce(budget: float, seconds: float, missing: str, full_time: float) -> str:
-    """A line that says what will be done in a time, and what it leaves out."""
+    """A line for the user: the time, and what is left out to fit into it."""
     if not missing:
         return f"--budget {duration(budget)}: all of it, about {duration(seconds)}"
     return (

@@ -55,10 +55,10 @@ def generate_from(
         allow_idle=allow_idle,
         guidance=guided,
     )
-    return as_given(generations, prompts, sampling)
+    return with_own_prompts(generations, prompts, sampling)
 
 
-def as_given(
+def with_own_prompts(
     generations: Iterator[Generation], prompts: Sequence[str], sampling: Sampling
 ) -> Iterator[Generation]:
     """The generations, each with its prompt as the user gave it, without a template."""

@@ -1,8 +1,8 @@
-"""Continuous batching: texts with different steers share forwards, each of which gives them all a
-token.
+"""Continuous batching: texts with different steers share forwards, each of which adds one token to
+every text.
 
-Texts enter and leave between forwards, and each gets the same tokens as alone: its steers, gates,
-watches and guards see only its own positions, and its random numbers depend on its own seed. Rows
+Texts enter and leave between forwards, and each gets the same tokens as on its own: its steers,
+gates, watches and guards only see its positions, and its random numbers depend on its seed. Rows
 are padded on the left; the cache is split and joined as texts enter and leave. Models without a
 key-value cache (with a recurrent state, say) run row by row.
 
@@ -27,7 +27,7 @@ from steer.generate.batch import Batch, random_stream
 from steer.generate.decoding import Stops, drawn
 from steer.generate.guidance import guided
 from steer.hooks.hooks import SiteFunction, placed
-from steer.hooks.inject import site_functions, staged
+from steer.hooks.inject import composed, site_functions
 from steer.hooks.tokens import embedded
 from steer.models import caches
 from steer.models.memory import token_budget
@@ -58,9 +58,9 @@ class Run:
     def functions(self) -> dict[Site, SiteFunction]:
         """The site functions for its own activations [1, position, d_model]."""
         batch = self._batch
-        batch.look_at([self.prompt], torch.zeros(1, dtype=torch.int64))
+        batch.set_prompts([self.prompt], torch.zeros(1, dtype=torch.int64))
         edits = site_functions(batch.model, batch.steers, batch.clock)
-        return staged([edits, batch.watch.functions])
+        return composed([edits, batch.watch.functions])
 
     @property
     def length(self) -> int:
@@ -68,7 +68,7 @@ class Run:
         return len(self.prompt) + len(self.text.new)
 
     def turn_to(self, start: int, ids: Tensor) -> None:
-        """A forward of its tokens begins at position `start`."""
+        """Set its clock for a forward of its tokens from position `start` on."""
         self._batch.clock.turn_to(start, ids)
 
 
@@ -110,7 +110,7 @@ class Continuation:
         self._stream = random_stream(row, sampling)
         self._stops = Stops(model, sampling.stop, 0)
         others = [Batch(model, [Row("", 0, ids)], steers, sampling) for ids in row.conditioned]
-        # What was written as a learned token is a part of the steering.
+        # Learned tokens in the prompt are part of the steering.
         bare = [token for token in row.ids if token < FIRST_ID]
         others += [Batch(model, [Row("", 0, bare)], (), sampling)] if plain else []
         self.runs = [Run(self, self._batch, on_prompt), *(Run(self, batch) for batch in others)]
@@ -147,7 +147,7 @@ class Continuation:
             token = self._prefill[len(self.new)]
         self.new.append(token)
         ended = token in self._model.end_ids
-        stopped = ended or self._stops.written(self.new)
+        stopped = ended or self._stops.contains_stop(self.new)
         tripped = not stopped and self._trips(len(self.new) - 1)
         if not tripped and (self._with_end or not ended):
             self._on_token(token, logits, plain)
@@ -161,7 +161,7 @@ class Continuation:
                 return True
         return False
 
-    def newest(self) -> list[float]:
+    def newest_projections(self) -> list[float]:
         """The watched projections of its newest token, in the units of their files."""
         watch = self._batch.watch
         return [watch.value_at(each, 0, len(self.new) - 1) for each in self._batch.watched]
@@ -225,7 +225,7 @@ class RunningTexts:
         """Start texts, or resume parked ones. A new text gets its first token."""
         for row in rows:
             for cohort in row.parked:
-                self._take_in(cohort)
+                self._join(cohort)
             row.parked = []
         new = [run for row in rows if not row.new and row.error is None for run in row.runs]
         budget = token_budget(self._model)
@@ -279,7 +279,7 @@ class RunningTexts:
             self._try(cohort, ids, [ids.shape[1] - len(run.prompt) for run in part])
             if cohort in self._cohorts and cohort.can_join:
                 self._cohorts.remove(cohort)
-                self._take_in(cohort)
+                self._join(cohort)
 
     @cached_property
     def _can_pad(self) -> bool:
@@ -289,7 +289,7 @@ class RunningTexts:
             output = self._model.network(input_ids=ids, use_cache=True)
         return caches.can_join(caches.state_of(output)[1])
 
-    def _take_in(self, cohort: _Cohort) -> None:
+    def _join(self, cohort: _Cohort) -> None:
         """Join a cohort with another if their caches allow it."""
         for index, other in enumerate(self._cohorts):
             if cohort.can_join and other.can_join:
@@ -304,7 +304,8 @@ class RunningTexts:
                 self._without(cohort, over)
 
     def _without(self, cohort: _Cohort, runs: Sequence[Run]) -> _Cohort | None:
-        """Take runs out of a cohort; returns those that may come back as a cohort."""
+        """Take runs out of a cohort. Returns a cohort of those runs, unless all of them are
+        over."""
         out = [index for index, run in enumerate(cohort.rows) if run in runs]
         kept = [index for index in range(len(cohort.rows)) if index not in out]
         place = self._cohorts.index(cohort)
@@ -367,7 +368,7 @@ class RunningTexts:
         return arguments
 
     def _write(self) -> None:
-        """Choose a token for each text whose runs have all got logits."""
+        """Choose a token for each text of which all runs have logits."""
         rows = [row for row in self.rows if row.error is None and row.is_ready]
         self._choose(rows, [row.take_logits() for row in rows])
         self._drop_finished()
@@ -419,10 +420,10 @@ def _by_site(rows: Sequence[Run], skipped: Sequence[int]) -> dict[Site, SiteFunc
     for index, (row, pad) in enumerate(zip(rows, skipped, strict=True)):
         for site, function in row.functions.items():
             parts.setdefault(site, []).append((row, index, pad, function))
-    return {site: _each_its_own(own) for site, own in sorted(parts.items())}
+    return {site: _by_run(own) for site, own in sorted(parts.items())}
 
 
-def _each_its_own(parts: Sequence[tuple[Run, int, int, SiteFunction]]) -> SiteFunction:
+def _by_run(parts: Sequence[tuple[Run, int, int, SiteFunction]]) -> SiteFunction:
     def run(resid: Tensor) -> Tensor | None:
         edited = None
         for row, index, pad, function in parts:

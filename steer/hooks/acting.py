@@ -25,33 +25,32 @@ class FirstChanges:
     """The step at which a steer first changed each row of a clock.
 
     first: the step for each row, `NEVER` for unchanged ones; -1 in texts that are only scored.
-    all_acted: every row has been changed.
+    all_acted: whether every row has been changed.
     """
 
     def __init__(self, n_rows: int) -> None:
         self.first = [NEVER] * n_rows
         self.all_acted = False
-        #: int64 [row] for each look whose result is still on the device.
-        self._looks: list[Tensor] = []
+        #: Steps that are still on the device, int64 [row] each.
+        self._pending: list[Tensor] = []
         self._leader: object = None
 
-    def look(self, first: Tensor, by: object) -> None:
-        """Add the steps at which rows were changed, int64 [row]. by: the caller; the first caller
-        gathers the results of all at its next look, so that the device is waited for once per
-        forward."""
+    def add(self, first: Tensor, by: object) -> None:
+        """Add the steps at which rows were changed, int64 [row]. by: the caller. The first caller's
+        next call gathers the results of all callers, to wait for the device once per forward."""
         if self._leader is None:
             self._leader = by
         elif self._leader is by:
             self.settle()
-        self._looks.append(first)
+        self._pending.append(first)
 
     def settle(self) -> None:
-        """Gather all looks."""
-        if not self._looks:
+        """Gather the results from the device."""
+        if not self._pending:
             return
-        device = self._looks[0].device
-        seen = torch.stack([look.to(device) for look in self._looks]).amin(0).tolist()
-        self._looks.clear()
+        device = self._pending[0].device
+        seen = torch.stack([look.to(device) for look in self._pending]).amin(0).tolist()
+        self._pending.clear()
         self.first = [min(pair) for pair in zip(self.first, seen, strict=True)]
         self.all_acted = max(self.first) < NEVER
 
@@ -64,7 +63,7 @@ class Clock(Protocol):
     def first_steps(self, changes: Tensor, *, only_writing: bool, n_before: int) -> Tensor: ...
 
 
-class Lookout:
+class ChangeDetector:
     """Compares the input and the output of one part of an edit at a site.
 
     only_writing: the site is above the last attention.
@@ -73,21 +72,21 @@ class Lookout:
     def __init__(self, clock: Clock, steers: Sequence[Steer], *, only_writing: bool) -> None:
         self._clock, self._only_writing = clock, only_writing
         self._records = [clock.record(steer) for steer in steers]
-        self._n_looks = 0
+        self._n_records = 0
         self.is_needed = bool(self._records)
 
     def compare(self, before: Tensor, after: Tensor, dtype: torch.dtype) -> None:
         """Compare activations [row, position, d_model] before and after, in `dtype`."""
-        self.look(changed(before, after, dtype))
+        self.record(changed(before, after, dtype))
 
-    def look(self, changes: Tensor) -> None:
+    def record(self, changes: Tensor) -> None:
         """Record changes, bool [row, position]."""
         first = self._clock.first_steps(
-            changes, only_writing=self._only_writing, n_before=self._n_looks
+            changes, only_writing=self._only_writing, n_before=self._n_records
         )
-        self._n_looks += 1
+        self._n_records += 1
         for record in self._records:
-            record.look(first, self)
+            record.add(first, self)
         self.is_needed = not all(record.all_acted for record in self._records)
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from steer.base.errors import HookError
 from steer.hooks.acting import NEVER, FirstChanges
-from steer.hooks.courses import Courses
 from steer.hooks.folding import Folding
 from steer.hooks.ops import Weight
+from steer.hooks.thoughts import ThoughtTrackers
 from steer.models.thoughts import Stage
 from steer.steering.projection import Gate
 from steer.steering.scope import Schedule, Scope
@@ -24,8 +24,8 @@ _FOREVER = 1 << 62
 
 
 class UncountedError(HookError):
-    """A model carries a state in place of a key-value cache, which does not tell how many tokens it
-    has seen."""
+    """A model has a recurrent state instead of a key-value cache, and the state does not give the
+    number of earlier tokens."""
 
 
 @dataclass
@@ -56,15 +56,13 @@ class TokenClock:
     prompt_length: tokens of the longest prompt; the response begins there in all rows, since
     prompts are padded on the left. padding: int64 [prompt], pad tokens before each. values: the
     readings of prompt gates for each prompt; missing ones are read during the forward of the
-    prompts (`steer.hooks.gates`). special: ids of special tokens, and courses: the thoughts of each
-    row, set by `injected`. Positions are
-    counted from the cache that the model gets, so that they are right in a forward of one token, of
-    a chunk, or of the whole text without a cache.
+    prompts (`steer.hooks.gates`). special: ids of special tokens. trackers: the thoughts of each
+    row. `injected` sets both. Positions are counted from the cache that the model gets, so that
+    they are right in a forward of one token, of a chunk, or of the whole text without a cache.
 
     starts: for whole texts that are padded on the right, the column of each one's first response
     token; prompt_length is then unused. folding: where their tokens are, if they run in packed
-    rows; everything else counts by texts. Texts share no token that has another weight in another
-    text.
+    rows; everything else is by texts. Texts only share tokens that have the same weight in each.
 
     Rows of the same prompt (its samples or beams) are adjacent, so that values of a prompt hold for
     them however beams are reordered.
@@ -76,7 +74,7 @@ class TokenClock:
     starts: Sequence[int] = ()
     folding: Folding | None = None
     special: frozenset[int] = field(default=frozenset(), init=False)
-    courses: Courses | None = field(default=None, init=False)
+    trackers: ThoughtTrackers | None = field(default=None, init=False)
     start: int = field(default=0, init=False)
     ids: Tensor | None = field(default=None, init=False)
     ticks: int = field(default=0, init=False)
@@ -113,10 +111,10 @@ class TokenClock:
                 "the model gets neither token ids nor embeddings, to count positions by"
             )
         width = tokens.shape[1]
-        cache = _carried(self._cache_name, args, keywords)
+        cache = _argument(self._cache_name, args, keywords)
         if cache is None and (name := _cache_name(args, keywords)) is not None:
             self._cache_name = name
-            cache = _carried(name, args, keywords)
+            cache = _argument(name, args, keywords)
         mask = keywords.get("attention_mask")
         total = mask.shape[1] if isinstance(mask, Tensor) and mask.ndim == 2 else None
         before = 0 if cache is None else _length(cache)
@@ -229,7 +227,7 @@ class TokenClock:
         """The first step at which each row was changed at a position that matters, int64 [row].
 
         changes: bool [row, position] of this forward, with beams adjacent. only_writing: only
-        positions that predict a token matter. n_before: the number of earlier looks, which counts
+        positions that predict a token matter. n_before: the number of earlier calls, which counts
         steps if the clock does not tick.
         """
         changes = self._of_texts(changes)
@@ -258,7 +256,8 @@ class TokenClock:
         return self._of_prompts(torch.where(changes, steps, NEVER).amin(1))
 
     def _of_texts(self, values: Tensor) -> Tensor:
-        """Values [row, position, ...] of a forward, by texts where they run in packed rows."""
+        """Values [row, position, ...] of a forward as values of texts, if they run in packed
+        rows."""
         return values if self.folding is None else self.folding.unfolded(values)
 
     def _of_prompts(self, first: Tensor) -> Tensor:
@@ -275,7 +274,7 @@ class TokenClock:
 
 
 class TimingWeights:
-    """The weights of one timing. They are computed once per forward and shared by all sites; once
+    """The weights of one timing. They are computed once per forward and shared by all sites. Once
     they cannot change any more, usually after the prompt, later forwards share them too."""
 
     def __init__(self, clock: TokenClock, timing: Timing) -> None:
@@ -361,10 +360,10 @@ class TimingWeights:
     def _in_thoughts(self, device: torch.device) -> Tensor:
         """Whether positions are in a scope by thoughts, bool [row, position, 1]."""
         clock, scope = self._clock, self._timing.scope
-        if clock.courses is None or clock.ids is None:
+        if clock.trackers is None or clock.ids is None:
             raise HookError("the model gets no token ids, so thoughts cannot be recognised")
         stage = Stage.THINKING if scope.kind == "thinking" else Stage.ANSWER
-        inside = clock.courses.at(
+        inside = clock.trackers.at(
             stage, clock.ids, clock.folding, clock.start, clock.pads, clock.zeros
         )
         return inside[..., None].to(device) ^ scope.inverted
@@ -400,7 +399,7 @@ def continues(args: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
     name = _cache_name(args, keywords)
     if name is None:
         return False
-    length = _length(_carried(name, args, keywords))
+    length = _length(_argument(name, args, keywords))
     if length is not None:
         return length > 0
     tokens, mask = tokens_of(args, keywords), keywords.get("attention_mask")
@@ -409,7 +408,7 @@ def continues(args: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
     return bool(mask.shape[1] > tokens.shape[1])
 
 
-def _carried(name: str | int | None, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+def _argument(name: str | int | None, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
     """The argument with this name or position; None if there is none."""
     if name is None:
         return None

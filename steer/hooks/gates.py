@@ -56,8 +56,8 @@ def prompt_values(
 
 
 def prompt_readers(steers: Sequence[Steer], clock: TokenClock) -> dict[Site, SiteFunction]:
-    """Site functions that read prompt gates in the forward of the prompts and give their values to
-    the clock, for gates that it does not have yet."""
+    """Site functions that read prompt gates in the forward of the prompts, and store their values
+    in the clock, for gates without a value yet."""
     by_site: dict[Site, list[Gate]] = {}
     for gate in _gates(steers, of_tokens=False):
         if gate not in clock.values:
@@ -66,7 +66,7 @@ def prompt_readers(steers: Sequence[Steer], clock: TokenClock) -> dict[Site, Sit
 
 
 def token_gates(steers: Sequence[Steer], clock: TokenClock) -> dict[Site, SiteFunction]:
-    """Site functions that tell the clock which tokens open token gates."""
+    """Site functions that record in the clock which tokens open token gates."""
     by_site: dict[Site, list[Gate]] = {}
     for gate in _gates(steers, of_tokens=True):
         by_site.setdefault(gate.site, []).append(gate)
@@ -106,7 +106,7 @@ def _prompt_reader(gates: Sequence[Gate], clock: TokenClock) -> SiteFunction:
         if clock.start or resid.shape[1] != clock.prompt_length:
             raise HookError(f"the prompts run in several parts, so {gates[0]} cannot read them")
         waiting = False
-        # Of beams, the first; on the CPU, since not every device has float64.
+        # Only the first beam of each prompt; on the CPU, since not every device has float64.
         values = read(resid)[:: len(resid) // len(clock.pads)].cpu().double()
         for column, gate in enumerate(gates):
             row = values[..., column].tolist()

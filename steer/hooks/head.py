@@ -1,8 +1,9 @@
 """Run the two halves of a forward separately: the body's last hidden state, and the LM head on it.
 
-For a text that is compared with many times, the hidden state is kept: it takes d_model numbers per
-token, log-probabilities a whole vocabulary. The head runs through the network's own `forward`, with
-the body replaced by its stored output, so that soft caps and scales of the logits are included.
+For a text that is compared with many others, the hidden state is stored: it takes d_model numbers
+per token, log-probabilities take a whole vocabulary. The head runs through the network's own
+`forward`, with the body replaced by its stored output, so that soft caps and scales of the logits
+are included.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Hooks on the Hugging Face modules that hold the sites: placed, counted, and always removed."""
+"""Place hooks on the Hugging Face modules that hold the sites, check that each site was reached,
+and always remove them."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ def placed(model: Model, functions: dict[Site, SiteFunction]) -> Iterator[None]:
 
     Raises:
         SiteError: the model has no such site.
-        HookError: the block ended well, yet a site was never reached.
+        HookError: the block ended without an exception, but a site was never reached.
     """
     waiting = set(functions)
     places = {site: model.hooks.place(site) for site in functions}
@@ -71,20 +72,20 @@ def _place(
     module: nn.Module = model.network.get_submodule(place.module)
     width = model.hooks.width(site.name)
 
-    def arrived(resid: Tensor) -> None:
+    def check_shape(resid: Tensor) -> None:
         if resid.ndim != 3 or resid.shape[-1] != width:
-            raise _unlike(model, site, resid)
+            raise _wrong_shape(model, site, resid)
         waiting.discard(site)
 
     if place.side == "linear":
-        return _on_product(model, module, place, function, arrived)
+        return _on_product(model, module, place, function, check_shape)
 
-    # These run for every token, so everything that can be decided before is decided before.
+    # These run for every token, so as much as possible is decided in advance.
     def on_output(output: Any) -> object:
         # The tensor alone, or a tuple (in OpenAI GPT a list) that begins with it.
         resid = output if isinstance(output, Tensor) else output[0]
         if waiting:
-            arrived(resid)
+            check_shape(resid)
         edited = function(resid)
         if edited is None:
             return output
@@ -95,7 +96,7 @@ def _place(
     ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]] | None:
         resid = args[0] if args else keywords["hidden_states"]
         if waiting:
-            arrived(resid)
+            check_shape(resid)
         edited = function(resid)
         if edited is None:
             return None
@@ -113,12 +114,12 @@ def _on_product(
     module: nn.Module,
     place: HookPoint,
     function: SiteFunction,
-    arrived: Callable[[Tensor], None],
+    check_shape: Callable[[Tensor], None],
 ) -> Callable[[], None]:
     """Hook the product of a module's input and its own weight, inside its forward.
 
-    A router chooses experts by it before it returns anything. The products of all rows' positions
-    may come in one dimension, so the shape is that of the layer's input.
+    A router chooses experts by this product before it returns anything. The product may have rows
+    and positions in one dimension, so their shape is taken from the block's input.
     """
     shape: tuple[int, ...] = ()
     weight_shape = module.get_parameter("weight").shape
@@ -131,7 +132,7 @@ def _on_product(
 
     def edit(product: Tensor) -> Tensor:
         rows = product.reshape(*shape, product.shape[-1])
-        arrived(rows)
+        check_shape(rows)
         edited = function(rows)
         return product if edited is None else edited.reshape(product.shape)
 
@@ -150,7 +151,7 @@ def _on_product(
 
 
 class _Product(TorchFunctionMode):
-    """Replaces the first product with a weight of a shape by what `edit` makes of it."""
+    """Applies `edit` to the result of the first product with a weight of this shape."""
 
     def __init__(self, weight_shape: torch.Size, edit: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -198,7 +199,8 @@ def after_output(module: nn.Module, look: Callable[[Any], object]) -> Callable[[
 
 
 def _is_hooked(module: nn.Module) -> bool:
-    """Whether other hooks are on the module (to gather a sharded tensor, say), which come first."""
+    """Whether the module has other hooks (to gather a sharded tensor, say), which must run
+    first."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
@@ -220,7 +222,7 @@ def replaced(module: nn.Module, forward: Callable[..., object]) -> Callable[[], 
     return remove
 
 
-def _unlike(model: Model, site: Site, resid: Tensor) -> HookError:
+def _wrong_shape(model: Model, site: Site, resid: Tensor) -> HookError:
     return HookError(
         f"{site} of {model.identity.id} gave {list(resid.shape)},"
         f" not [rows, positions, {model.hooks.width(site.name)}]",

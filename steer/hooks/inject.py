@@ -12,14 +12,14 @@ from torch import Tensor
 
 from steer.base.errors import ModelError, SiteError, VectorError
 from steer.hooks import ops
-from steer.hooks.acting import Lookout, changed, is_behind_attention
+from steer.hooks.acting import ChangeDetector, changed, is_behind_attention
 from steer.hooks.clock import TokenClock
-from steer.hooks.courses import Courses
 from steer.hooks.gates import prompt_readers, token_gates
 from steer.hooks.hooks import Constants, SiteFunction, before_input, placed
+from steer.hooks.thoughts import ThoughtTrackers
 from steer.models.hookmap import HookMap
 from steer.models.model import Model
-from steer.steering.plan import Addition, Along, SitePlan, plan
+from steer.steering.plan import Addition, ProjectionEdit, SitePlan, plan
 from steer.steering.scope import CONSTANT
 from steer.steering.steers import ALWAYS, Steer
 from steer.steering.tokens import FIRST_ID
@@ -48,12 +48,12 @@ def injected(
 
     Raises:
         SiteError: the model has no such layer or site.
-        HookError: the block ended well, yet a steer was never applied.
+        HookError: the block ended without an exception, but a steer was never applied.
     """
-    functions = staged([site_functions(model, steers, clock), afterwards or {}])
+    functions = composed([site_functions(model, steers, clock), afterwards or {}])
     # If all steers act everywhere, the clock is not needed and does not have to tick.
     timed = afterwards or any(steer.timing != ALWAYS for steer in steers)
-    with placed(model, functions), _ticking(model, clock) if timed else nullcontext():
+    with placed(model, functions), _clock_ticks(model, clock) if timed else nullcontext():
         yield
 
 
@@ -64,14 +64,14 @@ def site_functions(
 
     Raises:
         SiteError: the model does not expose a write to the residual stream.
-        ModelError: a scope by thoughts, of which the model has none.
+        ModelError: a steer has a scope by thoughts, and the model has no tags of thoughts.
         VectorError: an edit is so large that norms overflow.
     """
     clock.special = model.special_ids
     if any(steer.scope.by_thoughts for steer in steers):
         check_thoughts(model, steers)
         assert model.thoughts is not None
-        clock.courses = Courses(model.thoughts, partial(_shown, model))
+        clock.trackers = ThoughtTrackers(model.thoughts, partial(_token_names, model))
     check_writes(steers, model.hooks)
     plans = plan(steers, lambda: write_sites(model.hooks))
     check_size(plans, model.network.dtype)
@@ -79,10 +79,10 @@ def site_functions(
         site: _edit(site_plan, clock, only_writing=is_behind_attention(site, model.n_layers))
         for site, site_plan in plans.items()
     }
-    return staged([prompt_readers(steers, clock), token_gates(steers, clock), edits])
+    return composed([prompt_readers(steers, clock), token_gates(steers, clock), edits])
 
 
-def _shown(model: Model, ids: Sequence[int]) -> list[str]:
+def _token_names(model: Model, ids: Sequence[int]) -> list[str]:
     """Tokens as the tokenizer shows them; learned ones are empty."""
     known = [id_ if id_ < FIRST_ID else 0 for id_ in ids]
     names = model.tokenizer.convert_ids_to_tokens(known)
@@ -133,7 +133,7 @@ def check_size(plans: Mapping[Site, SitePlan], dtype: torch.dtype) -> None:
 
 
 @contextmanager
-def _ticking(model: Model, clock: TokenClock) -> Iterator[None]:
+def _clock_ticks(model: Model, clock: TokenClock) -> Iterator[None]:
     remove = before_input(model.network, clock.tick)
     try:
         yield
@@ -164,8 +164,8 @@ def write_sites(hooks: HookMap) -> list[Site]:
 
 
 def check_writes(steers: Sequence[Steer], hooks: HookMap) -> None:
-    """Refuse anything but a whole ablation at every write, where `resid_post` stands for what the
-    MLP writes: it would be done again to all that was written before.
+    """Refuse ops other than a whole ablation at every write, if `resid_post` stands for the MLP's
+    write: such an op would act on all earlier writes again.
 
     Raises:
         SiteError: naming the steer.
@@ -173,9 +173,10 @@ def check_writes(steers: Sequence[Steer], hooks: HookMap) -> None:
     for steer in steers:
         if steer.op.writes and "mlp_out" not in hooks.sites and not removes_all(steer):
             raise SiteError(
-                f"{hooks.architecture} does not show what its MLPs write, so that {steer} cannot be"
-                " done at every write",
-                hint=f"ablate=writes whole can; or {steer.op.name}@all acts at all layers",
+                f"{hooks.architecture} does not expose what its MLPs write, so {steer} cannot act"
+                " at every write",
+                hint=f"ablate=writes with coefficient 1 can; or use {steer.op.name}@all, which acts"
+                " at all layers",
             )
 
 
@@ -186,7 +187,7 @@ def removes_all(steer: Steer) -> bool:
     return removes_all and steer.schedule == CONSTANT
 
 
-def staged(stages: Sequence[Mapping[Site, SiteFunction]]) -> dict[Site, SiteFunction]:
+def composed(stages: Sequence[Mapping[Site, SiteFunction]]) -> dict[Site, SiteFunction]:
     """At each site, the composition of the functions of all stages, in order."""
     sites = sorted({site for stage in stages for site in stage})
     return {site: _in_turn([stage[site] for stage in stages if site in stage]) for site in sites}
@@ -195,7 +196,8 @@ def staged(stages: Sequence[Mapping[Site, SiteFunction]]) -> dict[Site, SiteFunc
 def by_rows(
     cells: Sequence[Mapping[Site, SiteFunction]], sizes: Sequence[int]
 ) -> dict[Site, SiteFunction]:
-    """Functions that give neighbouring rows, `sizes` of them, each to its own cell's function."""
+    """One function for each site, which applies each cell's function to the cell's own rows: the
+    first `sizes[0]` rows belong to the first cell, and so on."""
 
     def function(site: Site) -> SiteFunction:
         own = [cell.get(site) for cell in cells]
@@ -234,71 +236,74 @@ def _edit(site_plan: SitePlan, clock: TokenClock, *, only_writing: bool) -> Site
     Each part compares its input and output (`steer.hooks.acting`) until it has changed every row.
     """
 
-    def lookout(*steers: Steer) -> Lookout:
-        return Lookout(clock, steers, only_writing=only_writing)
+    def watch(*steers: Steer) -> ChangeDetector:
+        return ChangeDetector(clock, steers, only_writing=only_writing)
 
     constant = site_plan.adds.get(ALWAYS)
     n_edits = len(site_plan.adds) + len(site_plan.kept) + len(site_plan.others)
     if constant is not None and constant.down is None and n_edits == 1:
-        return _constant(constant, lookout(*constant.steers))
+        return _constant(constant, watch(*constant.steers))
     adds, kept = (
         [
-            (_addition(addition, clock.weigher(timing)), lookout(*addition.steers))
+            (_addition(addition, clock.weigher(timing)), watch(*addition.steers))
             for timing, addition in group.items()
         ]
         for group in (site_plan.adds, site_plan.kept)
     )
-    moves = [
-        (_move(along, clock.weigher(along.timing)), lookout(along.steer))
+    projections = [
+        (_projection_edit(along, clock.weigher(along.timing)), watch(along.steer))
         for along in site_plan.others
     ]
-    if len(moves) == n_edits == 1:
-        return _cast(*moves[0])
+    if len(projections) == n_edits == 1:
+        return _cast(*projections[0])
     if len(adds) == n_edits == 1:
-        [(add, look)] = adds
-        return _cast(lambda h: add(h, h), look)
+        [(add, detector)] = adds
+        return _cast(lambda h: add(h, h), detector)
 
     def edit(h: Tensor) -> Tensor:
         edited = h
         # All additions use the original activations, so that their order does not matter.
-        for add, look in adds:
-            edited = _compared(edited, add(edited, h), look, h.dtype)
+        for add, detector in adds:
+            edited = _compared(edited, add(edited, h), detector, h.dtype)
         if kept:
             edited = _kept(edited, kept, h.dtype)
-        for move, look in moves:
-            edited = _compared(edited, move(edited), look, h.dtype)
+        for edit_projection, detector in projections:
+            edited = _compared(edited, edit_projection(edited), detector, h.dtype)
         return edited
 
     return _cast(edit)
 
 
-def _compared(before: Tensor, after: Tensor, look: Lookout, dtype: torch.dtype) -> Tensor:
+def _compared(
+    before: Tensor, after: Tensor, detector: ChangeDetector, dtype: torch.dtype
+) -> Tensor:
     """`after`; records its difference from `before` if that is still needed."""
-    if look.is_needed and after is not before:
-        look.compare(before, after, dtype)
+    if detector.is_needed and after is not before:
+        detector.compare(before, after, dtype)
     return after
 
 
-def _kept(h: Tensor, adds: Sequence[tuple[Addend, Lookout]], dtype: torch.dtype) -> Tensor:
+def _kept(h: Tensor, adds: Sequence[tuple[Addend, ChangeDetector]], dtype: torch.dtype) -> Tensor:
     """Additions that keep the length of each activation. Only changes that remain after rescaling
     count: an addition along the activation itself does nothing."""
     edited, changes = h, []
-    for add, look in adds:
+    for add, detector in adds:
         before, edited = edited, add(edited, h)
-        if look.is_needed and edited is not before:
-            changes.append((look, changed(before, edited, dtype)))
+        if detector.is_needed and edited is not before:
+            changes.append((detector, changed(before, edited, dtype)))
     if edited is h:
         return h
     edited = ops.keeping_norm(h, edited)
     if changes:
         together = changed(h, edited, dtype)
-        for look, own in changes:
-            look.look(own & together)
+        for detector, own in changes:
+            detector.record(own & together)
     return edited
 
 
-def _cast(edit: Edit, look: Lookout | None = None) -> SiteFunction:
-    """`edit`, which computes in float32, for activations of any dtype. look: if it has one part."""
+def _cast(edit: Edit, detector: ChangeDetector | None = None) -> SiteFunction:
+    """`edit`, which computes in float32, for activations of any dtype. detector: of an edit that
+    has a single part."""
 
     def function(resid: Tensor) -> Tensor | None:
         edited = edit(resid)
@@ -306,14 +311,14 @@ def _cast(edit: Edit, look: Lookout | None = None) -> SiteFunction:
             return None
         if edited.dtype is not resid.dtype:
             edited = edited.to(resid.dtype)
-        if look is not None and look.is_needed:
-            look.compare(resid, edited, resid.dtype)
+        if detector is not None and detector.is_needed:
+            detector.compare(resid, edited, resid.dtype)
         return edited
 
     return function
 
 
-def _constant(addition: Addition, look: Lookout) -> SiteFunction:
+def _constant(addition: Addition, detector: ChangeDetector) -> SiteFunction:
     """The most common edit, a vector added everywhere, without any overhead."""
     beside = Constants([addition.delta]).beside
     delta: Tensor | None = None
@@ -325,8 +330,8 @@ def _constant(addition: Addition, look: Lookout) -> SiteFunction:
         edited = resid + delta  # `ops.add`
         if edited.dtype is not resid.dtype:
             edited = edited.to(resid.dtype)
-        if look.is_needed:
-            look.compare(resid, edited, resid.dtype)
+        if detector.is_needed:
+            detector.compare(resid, edited, resid.dtype)
         return edited
 
     return add
@@ -349,16 +354,16 @@ def _addition(addition: Addition, weigh: TimingWeights) -> Addend:
     return add
 
 
-def _move(along: Along, weigh: TimingWeights) -> Edit:
+def _projection_edit(along: ProjectionEdit, weigh: TimingWeights) -> Edit:
     """An op along a direction with its weight."""
     beside = Constants([along.direction]).beside
-    edit, level, coefficient = along.op.edit, along.level, along.coefficient
+    apply, level, coefficient = along.op.edit, along.level, along.coefficient
 
-    def move(h: Tensor) -> Tensor:
+    def edit(h: Tensor) -> Tensor:
         weight = weigh(h)
         if isinstance(weight, float) and weight == 0.0:
             return h
         (direction,) = beside(h)
-        return edit(h, direction, level, coefficient * weight)
+        return apply(h, direction, level, coefficient * weight)
 
-    return move
+    return edit

@@ -2,8 +2,8 @@
 
 Passages with common prefixes form a tree: a system prompt, then a pair's own prompt, then two
 endings. A row holds such a tree with each token once; a token attends to those on its path from the
-root, and its position is its depth. So every passage gets the same activations as alone, in one
-forward and without a cache.
+root, and its position is its depth. So every passage gets the same activations as in a row of its
+own, in one forward and without a cache.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Layout(NamedTuple):
     paths: list[tuple[int, NDArray[np.int64]]]
 
 
-def alone(readings: Sequence[Reading]) -> list[PackedRow]:
+def one_per_row(readings: Sequence[Reading]) -> list[PackedRow]:
     """A row for each reading."""
     return [PackedRow((index,), (0,), len(reading.ids)) for index, reading in enumerate(readings)]
 
@@ -69,13 +69,13 @@ def pack(
     """Pack readings into rows of at most `max_tokens` (or of one reading); shared tokens run once.
 
     A reading joins a row if the saved tokens outweigh the attention over a longer row. A reading
-    longer than `window`, the smallest attention window of a layer, stays alone, since layers would
-    then see different tokens. may_share: gives the number of tokens to share, from the indices of
-    two readings and the length of their common prefix.
+    longer than `window`, the smallest attention window of a layer, gets a row of its own, since
+    layers would otherwise see different tokens. may_share: gives the number of tokens to share,
+    from the indices of two readings and the length of their common prefix.
     """
     keys = [np.asarray(reading.ids, ">u8").tobytes() for reading in readings]
     rows: list[PackedRow] = []
-    row = _Growing([], [], 0)
+    row = _OpenRow([], [], 0)
     for index in sorted(range(len(keys)), key=keys.__getitem__):
         length = len(keys[index]) // 8
         shared = 0
@@ -88,7 +88,7 @@ def pack(
         if not joins:
             if row.readings:
                 rows.append(row.done())
-            row, shared, new = _Growing([], [], 0), 0, length
+            row, shared, new = _OpenRow([], [], 0), 0, length
         row.readings.append(index)
         row.shared.append(shared)
         row.length = new
@@ -96,11 +96,11 @@ def pack(
         rows.append(row.done())
     total = sum(map(len, keys)) // 8
     worth = total - sum(row.length for row in rows) >= LEAST_SAVED * total
-    return rows if worth else alone(readings)
+    return rows if worth else one_per_row(readings)
 
 
 @dataclass(slots=True)
-class _Growing:
+class _OpenRow:
     readings: list[int]
     shared: list[int]
     length: int

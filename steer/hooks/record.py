@@ -23,7 +23,7 @@ from steer.base.errors import ModelError
 from steer.contrasts.reading import Reading
 from steer.hooks import ops
 from steer.hooks.hooks import SiteFunction, placed
-from steer.hooks.packing import ByNumber, PackedRow, alone, batches, halves, layout, pack
+from steer.hooks.packing import ByNumber, PackedRow, batches, halves, layout, one_per_row, pack
 from steer.models.memory import ran_out, token_budget
 from steer.models.model import Model
 from steer.vectors.sites import Site
@@ -78,7 +78,7 @@ def run(
     # Suppressed inside `placed`, so that its block ends normally.
     with torch.no_grad(), placed(model, functions), suppress(_AllSeenError):
         model.body(input_ids=ids, attention_mask=mask, use_cache=False, **where)
-    # At the end, so that the device is waited for once.
+    # Checked at the end, to wait for the device once.
     for site in sorted(broken):
         if bool(broken[site]):
             raise ModelError(
@@ -144,7 +144,7 @@ def record(
 
 
 class ReadingBatch(NamedTuple):
-    """Rows that run together, with their readings by index: all that a worker needs."""
+    """Rows that run together, and their readings by index; enough for a worker."""
 
     rows: Sequence[PackedRow]
     readings: Mapping[int, Reading]
@@ -218,13 +218,13 @@ def in_rows(
     length = max(row.length for row in packed)
     known = _tried.get(model.network)
     if known is None or depth > known[0] or length > known[1]:
-        # Longer ones too, so that the next batch needs no test of its own.
+        # Test longer ones too, so that the next batch needs no test of its own.
         before = known[:2] if known is not None else (0, 0)
         most = min(model.window or _power(depth), model.context or _power(depth))
         depth = max(depth, min(_power(depth), most), before[0])
         length = max(length, min(_power(length), longest), before[1])
         _tried[model.network] = depth, length, _takes_packed(model, depth, length)
-    return rows if _tried[model.network][2] else alone(readings)
+    return rows if _tried[model.network][2] else one_per_row(readings)
 
 
 def _power(n: int) -> int:
@@ -234,7 +234,7 @@ def _power(n: int) -> int:
 
 def _takes_packed(model: Model, depth: int, length: int) -> bool:
     """Whether random readings of `depth` tokens give the same activations in a packed row of
-    `length` tokens as alone."""
+    `length` tokens as in rows of their own."""
     rng = np.random.default_rng(0)
     stem = rng.integers(0, model.network.config.get_text_config().vocab_size, depth)
     branches = [stem]
@@ -246,7 +246,7 @@ def _takes_packed(model: Model, depth: int, length: int) -> bool:
     row = PackedRow(tuple(range(len(trial))), shared, sum(depth - n for n in shared))
     top = [max(site for site in model.hooks.places if site.name == "resid_post")]
     try:
-        expected = pooled(model, [trial[0], trial[-1]], alone([trial[0], trial[-1]]), top)
+        expected = pooled(model, [trial[0], trial[-1]], one_per_row([trial[0], trial[-1]]), top)
         together = pooled(model, trial, [row], top).activations[[0, -1]]
     # A model without support for such masks or positions may raise anything.
     except Exception:
@@ -281,8 +281,8 @@ def _halved(rows: Sequence[PackedRow], readings: ByNumber) -> list[list[PackedRo
 
 
 class Inputs(NamedTuple):
-    """What a forward of packed rows gets, and where each reading's tokens are: its row, and the
-    columns of its tokens. mask and positions: as of `run`."""
+    """The inputs of a forward of packed rows. mask, positions: as in `run`. paths: for each
+    reading, its row and the columns of its tokens."""
 
     ids: Tensor
     mask: Tensor

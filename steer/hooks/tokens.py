@@ -1,4 +1,4 @@
-"""Learned tokens in a model: ids that stand for them, and the embeddings that those ids get."""
+"""Learned tokens in a model: their ids in prompts, and the embeddings of these ids."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from steer.steering.tokens import FIRST_ID, LearnedToken
 
 
 def standing(model: Model, tokens: Sequence[LearnedToken], ids: Sequence[int]) -> list[int]:
-    """A prompt's token ids with the tokens where their prompts stood: in the system message, or at
-    the start of a plain text. A token that the prompt has already stays where it is written.
+    """A prompt's token ids with learned tokens in the place of the prompts that they were compiled
+    from: in the system message, or at the start of a plain text. A token that the prompt contains
+    already stays in its place.
     """
     new = [id_ for token in tokens if not set(token.ids) & set(ids) for id_ in token.ids]
     return model.with_system(ids, new) if new else list(ids)
@@ -27,10 +28,10 @@ def standing(model: Model, tokens: Sequence[LearnedToken], ids: Sequence[int]) -
 def embedded(
     model: Model, tokens: Sequence[LearnedToken], rows: Tensor | None = None
 ) -> Iterator[None]:
-    """Within the block the model's input embedding knows the ids of these tokens.
+    """Within the block, the model's input embedding also embeds the ids of these tokens.
 
-    rows: float32 [embeddings of all tokens, d_model] in place of the tokens' own numbers, such as
-    parameters that a gradient is to change.
+    rows: float32 [embeddings of all tokens, d_model] to use instead of the tokens' own, such as
+    parameters in training.
     """
     ids = [id_ for token in tokens for id_ in token.ids]
     if not ids:
@@ -61,7 +62,7 @@ def embedded(
 
 
 def _small(module: nn.Module, rows: Tensor) -> nn.Module:
-    """A module that embeds as `module` does, scale and all, with a matrix of its own."""
+    """A copy of an embedding module, including its scale, with other rows."""
     small = copy.copy(module)
     small._parameters = {}
     vars(small).pop("forward", None)

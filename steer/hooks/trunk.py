@@ -42,7 +42,7 @@ class _SeenError(Exception):
 
 
 @torch.no_grad()
-def grown(
+def trunk_at(
     model: Model,
     ids: Tensor,
     layer: int,
@@ -70,7 +70,7 @@ def grown(
 
 
 @contextmanager
-def growing(model: Model) -> Iterator[dict[int, Trunk]]:
+def recorded_trunks(model: Model) -> Iterator[dict[int, Trunk]]:
     """Collects the trunk of every layer from a forward of unsteered texts in the block."""
     trunks: dict[int, Trunk] = {}
 
@@ -86,7 +86,7 @@ def growing(model: Model) -> Iterator[dict[int, Trunk]]:
 
 @contextmanager
 def replayed(model: Model, trunk: Trunk | None, times: int = 1) -> Iterator[None]:
-    """Forwards in the block start from the trunk, with all its rows repeated `times` times."""
+    """Within the block, forwards start from the trunk, with all its rows repeated `times` times."""
     if trunk is None:
         yield
         return
@@ -98,12 +98,12 @@ def replayed(model: Model, trunk: Trunk | None, times: int = 1) -> Iterator[None
 
 
 @contextmanager
-def sparing(model: Model, where: Tensor) -> Iterator[None]:
-    """The last block's MLP runs only at some positions, and gives 0 elsewhere. where: int64 [n],
-    indices into the forward's rows one after another."""
+def last_mlp_at(model: Model, where: Tensor) -> Iterator[None]:
+    """Within the block, the last layer's MLP runs at some positions only, and gives 0 elsewhere.
+    where: int64 [n], indices of positions in the concatenated rows of the forward."""
     last = model.n_layers - 1
     place = model.hooks.places.get(Site(last, "mlp_out"))
-    # A router inside would see some positions only, and steers count all.
+    # A router inside would only see some positions, but steers count all.
     has_router = Site(last, "router") in model.hooks.places
     if place is None or place.side != "output" or has_router:
         yield
@@ -126,16 +126,17 @@ def sparing(model: Model, where: Tensor) -> Iterator[None]:
 
 
 def takes_trunks(model: Model) -> bool:
-    """Whether this model gives the same logits from a trunk; found by a test."""
-    return _passes(model, _same_from_trunks)
+    """Whether this model gives the same logits from a trunk; tested once."""
+    return passes(model, _same_from_trunks)
 
 
-def can_be_spared(model: Model) -> bool:
-    """Whether this model gives the same logits with `sparing`; found by a test."""
-    return _passes(model, _same_where_scored)
+def can_restrict_last_mlp(model: Model) -> bool:
+    """Whether this model gives the same logits with `last_mlp_at`; tested once."""
+    return passes(model, _same_at_positions)
 
 
-def _passes(model: Model, same: Callable[[Model], bool]) -> bool:
+def passes(model: Model, same: Callable[[Model], bool]) -> bool:
+    """Whether a test of a model is passed; it runs once for each network."""
     tried = _tried.setdefault(model.network, {})
     if same.__name__ not in tried:
         try:
@@ -151,27 +152,27 @@ def _same_from_trunks(model: Model) -> bool:
     sides = {model.hooks.place(Site(layer)).side for layer in range(model.n_layers)}
     if sides != {"output"}:
         return False
-    with growing(model) as trunks:
+    with recorded_trunks(model) as trunks:
         ids, expected = _trial(model)
     trunk = None
     for layer in sorted({0, model.n_layers // 2, model.n_layers - 1}):
-        trunk = grown(model, ids, layer, trunk)
+        trunk = trunk_at(model, ids, layer, trunk)
         for candidate in (trunk, trunks[layer]):
             with replayed(model, candidate, 2):
                 logits = _logits(model, ids.repeat(2, 1))
-            if not all(_alike(model, half, expected) for half in logits.chunk(2)):
+            if not all(are_alike(model, half, expected) for half in logits.chunk(2)):
                 return False
     return True
 
 
 @torch.no_grad()
-def _same_where_scored(model: Model) -> bool:
+def _same_at_positions(model: Model) -> bool:
     ids, expected = _trial(model)
     where = torch.tensor([1, 4, 8], device=ids.device)
-    with sparing(model, where):
+    with last_mlp_at(model, where):
         logits = _logits(model, ids)
     at = where.to(logits.device)
-    return _alike(model, logits.flatten(0, 1)[at], expected.flatten(0, 1)[at])
+    return are_alike(model, logits.flatten(0, 1)[at], expected.flatten(0, 1)[at])
 
 
 def _trial(model: Model) -> tuple[Tensor, Tensor]:
@@ -188,7 +189,8 @@ def _logits(model: Model, ids: Tensor) -> Tensor:
     return torch.as_tensor(output.logits).float()
 
 
-def _alike(model: Model, logits: Tensor, expected: Tensor) -> bool:
+def are_alike(model: Model, logits: Tensor, expected: Tensor) -> bool:
+    """Whether two results are equal within the rounding of the model's type."""
     tolerance = TOLERANCE.get(model.network.dtype, COARSE_TOLERANCE)
     return bool((logits - expected).norm() <= tolerance * expected.norm())
 

@@ -41,7 +41,7 @@ class Watch:
         self._steps: dict[Site, list[Tensor]] = {site: [] for site in self._columns}
         #: The same as lists [row][step][projection], converted when needed.
         self._lists: dict[Site, list[list[list[float]]]] = {}
-        # By identity, which is quicker to look up than by value.
+        # By identity, which is faster to look up than by value.
         self._looks = {id(guard): self._look(guard) for guard in self.guards}
 
     @property

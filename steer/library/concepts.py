@@ -26,13 +26,13 @@ from steer.concepts.pack import Pack
 from steer.concepts.profile import N_BASELINE, ConversationProfile, Profile, Profiler
 from steer.concepts.questions import Questions
 from steer.concepts.settings import QUICK, make_settings
-from steer.concepts.words import understood
+from steer.concepts.words import interpret
 from steer.concepts.writing import write_contrast_set
 from steer.contrasts import prompts
 from steer.contrasts.records import is_conversation
 from steer.library.data import Data, names_of, records_of, text_list
 from steer.library.models import FitWarning, Model
-from steer.library.vectors import Vector
+from steer.library.vectors import Vector, as_vector
 from steer.methods.method import Value
 from steer.vectors.parts import parse_parts
 
@@ -82,7 +82,7 @@ def from_words(
             useful effect (see allow_weak).
     """
     check_phrase(phrase)
-    concept = understood(word, against, name=name).concept
+    concept = interpret(word, against, name=name).concept
     settings = make_settings(
         method,
         options,
@@ -137,11 +137,11 @@ def write_contrasts(
 
     pairs = write_contrast_set(
         answerer,
-        understood(word, against).concept,
+        interpret(word, against).concept,
         n,
         chat=model.inner.template.exists if chat is None else chat,
         phrase=phrase,
-        questions=None if questions is None else Questions.divided(text_list(questions)),
+        questions=None if questions is None else Questions.split(text_list(questions)),
     )
     return [pair.record() for pair in pairs]
 
@@ -189,7 +189,7 @@ def build_pack(
     elif isinstance(pack, Pack):
         loaded = pack
     else:
-        loaded = packs.of(list(pack))
+        loaded = packs.pack_of(list(pack))
     if only:
         loaded = loaded.only(only)
     settings = make_settings(
@@ -263,14 +263,16 @@ def profile(
 
 
 def describe(
-    vector: Vector, pack: str | PathLike[str] | Sequence[Vector], n: int = 5
+    vector: str | PathLike[str] | Vector,
+    pack: str | PathLike[str] | Sequence[Vector],
+    n: int = 5,
 ) -> list[Neighbour]:
     """Name a vector by the concepts of a built pack with the largest cosines, of either sign.
 
     Raises:
         VectorError: no concept can be compared with it.
     """
-    return geometries.nearest(vector.data, _vectors(pack), n)[0]
+    return geometries.nearest(as_vector(vector).data, _vectors(pack), n)[0]
 
 
 def discover(
@@ -317,4 +319,4 @@ def geometry(pack: str | PathLike[str] | Sequence[Vector], layer: int | None = N
 def _vectors(pack: str | PathLike[str] | Sequence[Vector]) -> list[Any]:
     if isinstance(pack, (str, PathLike)):
         return indexes.read(Path(pack)).vectors()
-    return [vector.data for vector in pack]
+    return [as_vector(vector).data for vector in pack]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from steer.base.errors import InputError, SteerError, UsageError, VectorError
 from steer.base.shipped import SHIPPED
 from steer.base.urls import is_url
-from steer.library.vectors import Vector, frame, html_table
+from steer.library.vectors import Vector, as_vector, frame, html_table
 from steer.sharing import evidence as measured
 from steer.sharing import fetch
 from steer.sharing import push as pushing
@@ -21,9 +21,9 @@ from steer.sharing.opening import open_place
 from steer.sharing.places import listing
 from steer.sharing.pull import fetch_signature
 from steer.sharing.pull import pull as run_pull
-from steer.sharing.push import PushResult, parcel
+from steer.sharing.push import PushResult, prepare_upload
 from steer.steering import algebra, recipe, spec
-from steer.steering.algebra import Likeness
+from steer.steering.algebra import Similarity
 from steer.steering.collapse import collapse
 from steer.steering.named import resolved
 from steer.steering.operation import ADD, Coefficient
@@ -137,7 +137,7 @@ def verify(
     Raises:
         VectorError: the file is damaged, or another vector than `steer.lock` says.
         ModelError, SiteError: it does not fit the model.
-        SteerError: it is not signed so.
+        SteerError: the signature is missing or wrong.
     """
     path = fetch.find(str(reference))
     vector, data = store.read_with_bytes(path)
@@ -206,7 +206,7 @@ class Comparison:
 
     names: tuple[str, ...]
     vectors: tuple[Vector, ...]
-    likenesses: tuple[Likeness, ...]
+    likenesses: tuple[Similarity, ...]
     shared_layers: tuple[int, ...]
     obstacles: tuple[str, ...]
 
@@ -283,7 +283,7 @@ def compare(*vectors: Reference | Vector, names: Sequence[str] | None = None) ->
     """
     if len(vectors) < 2:
         raise UsageError("one vector has nothing to be compared with", hint="name another")
-    each = [_vector(vector) for vector in vectors]
+    each = [as_vector(vector) for vector in vectors]
     called = names or [v.name if isinstance(v, Vector) else str(v) for v in vectors]
     data = [vector.data for vector in each]
     return Comparison(
@@ -293,10 +293,6 @@ def compare(*vectors: Reference | Vector, names: Sequence[str] | None = None) ->
         algebra.shared_layers(data),
         tuple(algebra.obstacles(data)),
     )
-
-
-def _vector(vector: Reference | Vector) -> Vector:
-    return vector if isinstance(vector, Vector) else Vector(store.read(fetch.find(str(vector))))
 
 
 def combine(
@@ -332,7 +328,7 @@ def combine(
             [_part(part, find) for part in parts],
             name=name,
             op=op,  # type: ignore[arg-type]  # checked above
-            orthogonal_to=[_vector(other).data for other in orthogonal_to],
+            orthogonal_to=[as_vector(other).data for other in orthogonal_to],
             description=description,
             license=license,
         )
@@ -415,21 +411,21 @@ def push(
         InputError: evidence of another vector.
         SteerError: the place does not answer, or holds another vector of that name.
     """
-    parcels = [parcel(store.find(name)) for name in dict.fromkeys(_several(vectors))]
-    if not parcels:
+    uploads = [prepare_upload(store.find(name)) for name in dict.fromkeys(_several(vectors))]
+    if not uploads:
         raise InputError("there is nothing to push")
     known = {
         digest: table
         for file in _several(evidence)
         for digest, table in measured.read(Path(file)).items()
     }
-    foreign = set(known) - {each.metadata.sha256 for each in parcels}
+    foreign = set(known) - {each.metadata.sha256 for each in uploads}
     if foreign:
         raise InputError(
             f"--evidence is of another vector: sha256 {min(foreign)[:12]}...",
             hint="measure the file as it is now: steer eval -v FILE ... -o eval.json",
         )
-    return pushing.push(parse_folder(to), parcels, known, force=force, private=private)
+    return pushing.push(parse_folder(to), uploads, known, force=force, private=private)
 
 
 def _several(references: Reference | Sequence[Reference]) -> list[str]:
@@ -451,7 +447,7 @@ def pull(
 
     Raises:
         VectorError: it is missing, damaged, or another one of that name is here.
-        SteerError: the place does not answer, or it is not signed so.
+        SteerError: the place does not answer, or the signature is missing or wrong.
     """
     key = None if public_key is None else Path(public_key)
     pulled = run_pull(parse_vector(address), Path(out), public_key=key, force=force)

@@ -1,4 +1,4 @@
-"""Running servers: steer them, and test whether they are steered."""
+"""Serve a model; and steer other servers, or test whether they are steered."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steer.base.errors import SteerError, UsageError
 from steer.base.files import check_writable, write_atomic
@@ -16,10 +16,16 @@ from steer.engines import driving
 from steer.engines.driving import Driver
 from steer.engines.endpoint import Endpoint, Server
 from steer.engines.server_check import PROMPTS, AnswerComparison, compare_answers
+from steer.library.data import as_tuple
 from steer.library.models import FitWarning, Model
 from steer.library.vectors import Steers, as_steers, html_table
 from steer.models import model as models
+from steer.models.source import ModelSource
+from steer.sharing import fetch
 from steer.steering.steers import check_all_fit
+
+if TYPE_CHECKING:
+    from steer.serving.serve import ServerInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +68,9 @@ class ServerCheck:
 class EngineSteering:
     """An engine with steering of its own, and how it steers now.
 
-    engine: the name of its driver. takes, refuses: which steers it takes, and does not. steers:
-    those that were set; None if nothing was changed. fields: for the body of each request that is
-    to be steered, if the engine holds no steering itself. notes: what else to know.
+    engine: the name of its driver. takes, refuses: the steers that it supports, and does not.
+    steers: those that were set; None if nothing was changed. fields: to add to the body of each
+    request, if the engine itself stores no steering. notes: further facts for the user.
     """
 
     url: str
@@ -93,16 +99,17 @@ def drive(
     force: bool = False,
     api_key: str | None = None,
 ) -> EngineSteering:
-    """Steer a running server with the steering that its engine has, in place of what it had.
+    """Steer a running server by its engine's own steering, in place of its present steers.
 
-    Without steers it only says which engine it is and what that takes; `clear` ends its steering.
-    engine: such as `ik_llama.cpp`, by default recognised. out: where to write the vector for an
-    engine that reads a file (by default a temporary one), or the fields of requests as JSON; force:
-    also over a file. `check_server` then shows whether it acts.
+    Without steers, it only reports the engine and the steers that it supports; `clear` removes its
+    steering. engine: such as `ik_llama.cpp`; by default it is recognised. out: the file of the
+    vector, for an engine that reads one (by default a temporary file), or of the fields of requests
+    as JSON. force: replace a file. `check_server` then tests whether the server is steered.
 
     Raises:
-        UsageError: `url` is no address, there is no such engine, or it does not take a steer.
-        SteerError: the server cannot be reached, refuses, or has no steering that is known.
+        UsageError: `url` is not an address, there is no such engine, or it does not support a
+            steer.
+        SteerError: the server cannot be reached, refuses, or has no known steering.
     """
     chosen = as_steers(steers) if steers is not None else ()
     if clear and chosen:
@@ -185,6 +192,65 @@ def check_server(
                 on_done=lambda: advance(1),
             )
         return ServerCheck(f"{endpoint.url}/v1", name, tuple(map(str, chosen)), answers)
+
+
+def serve(
+    model: Model | Callable[[], models.Model],
+    vectors: str | Path = "vectors",
+    steer: Steers = None,
+    *,
+    recipes: str | Path | Sequence[str | Path] = (),
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key: str | None = None,
+    allow_origin: str | Sequence[str] = (),
+    allow_idle: bool = False,
+    allow_other_model: bool = False,
+    log_requests: Callable[[str], None] = lambda text: None,
+    on_up: Callable[[ServerInfo], None] = lambda served: None,
+    warn: Callable[[str], None] = _warn,
+) -> None:
+    """Serve a model with OpenAI's API and steer's page, until interrupted (Ctrl-C).
+
+    model: a model, or a function that loads it, which is called after everything else is checked.
+    vectors: a folder of the vectors and recipes that requests can name. steer: the steers of
+    requests that name none. recipes: more recipes that requests can name. host: where to listen;
+    0.0.0.0 is everywhere, and needs an `api_key`. port: 0 takes any free one. allow_origin: pages
+    that may call the server besides its own, such as `http://localhost:3000`. allow_idle: allow
+    steers that change nothing. log_requests: called with a line for each request, without its
+    texts. on_up: called once the server answers, with its addresses.
+
+    Raises:
+        UsageError: everybody could use the server.
+        VectorError: there is no vector to serve.
+        ModelError: a default steer belongs to another model.
+        HookError: steers do not change the server's answers.
+        SteerError: the port is taken, a folder does not exist, or a package is not installed.
+    """
+    from steer.serving.serve import ServedContent, ServerSettings
+    from steer.serving.serve import serve as run
+
+    listed = [recipes] if isinstance(recipes, (str, Path)) else recipes
+    content = ServedContent(Path(vectors), [Path(path) for path in listed], as_steers(steer))
+    settings = ServerSettings(
+        host=host,
+        ports=[port],
+        api_key=api_key,
+        origins=as_tuple(allow_origin),
+        allow_idle=allow_idle,
+        allow_other_model=allow_other_model,
+    )
+    name = model.id if isinstance(model, Model) else ""
+    run(
+        content,
+        (lambda: model.inner) if isinstance(model, Model) else model,
+        ModelSource(name),
+        settings,
+        find=fetch.find,
+        warn=warn,
+        log_request=log_requests,
+        on_up=on_up,
+    )
 
 
 def _first(endpoint: Endpoint) -> str:

@@ -21,7 +21,7 @@ from steer.base.progress import Progress, silent
 from steer.base.wording import worded
 from steer.concepts.concept import Concept, check_phrase, condition
 from steer.concepts.unembedding import from_tokens
-from steer.concepts.words import TokenContrast, looks_like_file, understood
+from steer.concepts.words import TokenContrast, interpret, looks_like_file
 from steer.contrasts import prompts as everyday
 from steer.contrasts.contrasts import Contrasts
 from steer.distillation.compiled import CompiledPrompt
@@ -29,7 +29,7 @@ from steer.distillation.hybrid import CompileSettings, compile_prompt
 from steer.distillation.request import distill_request
 from steer.evaluation import Evaluation, SuiteResult, SweepResult
 from steer.evaluation.calibration import extract_calibrated
-from steer.evaluation.making import OPENINGS, SampledVector, samples_of
+from steer.evaluation.samples import OPENINGS, SampledVector, samples_of
 from steer.extraction import ReadSettings, plan, record_contrasts
 from steer.fitting.activations import Activations, open_kept
 from steer.fitting.fitting import FitSettings, best, fit_vectors
@@ -39,7 +39,7 @@ from steer.library import concepts
 from steer.library.data import Data, as_tuple, contrast_set, names_of, rows, text_list
 from steer.library.models import FitWarning, Model
 from steer.library.options import ContrastOptions, MeasureOptions, NameOptions, spelled_out
-from steer.library.vectors import Steers, Vector, as_steers, frame, html_table
+from steer.library.vectors import Steers, Vector, as_steers, as_vector, frame, html_table
 from steer.measures.concepts import Judge
 from steer.methods.method import Value
 from steer.methods.registry import (
@@ -59,7 +59,7 @@ from steer.steering.steers import check_all_fit
 from steer.vectors.parts import parse_parts
 from steer.vectors.positions import parse_list
 from steer.vectors.sites import parse_layers, site_name
-from steer.workers import InProcess
+from steer.workers import LocalWorker
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -135,10 +135,10 @@ def extract(
         _check_words(positions=positions, keep=keep, **data)
         is_distilled = is_distill_method(method)
         if form != "edit" or is_distilled:
-            understood_words = understood(contrasts, against, name=name).concept
+            concept = interpret(contrasts, against, name=name).concept
             return distill_concept(
                 model,
-                replace(understood_words, description=description or understood_words.description),
+                replace(concept, description=description or concept.description),
                 form=form,
                 method=method if is_distilled else None,
                 options=options,
@@ -170,7 +170,7 @@ def extract(
     if against is not None:
         raise UsageError("a second word needs a first one", hint='extract(model, "a", "b")')
     extracted = extract_calibrated(
-        InProcess(model.inner),
+        LocalWorker(model.inner),
         contrast_set(contrasts, **data),
         _read_settings(site, layers, positions),
         _fit_settings(
@@ -227,9 +227,11 @@ def make(
         if not isinstance(chosen, Contrasts):
             chosen = contrast_set(chosen, **data)
         if "chat" not in data:
-            chosen = chosen.suited(has_template=model.inner.identity.chat_template is not None)
+            chosen = chosen.for_template(
+                has_template=model.inner.identity.chat_template is not None
+            )
         vector = extract_calibrated(
-            InProcess(model.inner),
+            LocalWorker(model.inner),
             chosen,
             _read_settings("resid_post", None, None),
             _fit_settings(name, method, options, description=description, license=license),
@@ -311,7 +313,7 @@ def record(
         progress("reading", len(planned.readings)) as advance,
     ):
         path = Path(folder) / "activations"
-        return record_contrasts(InProcess(model.inner), planned, path, advance)
+        return record_contrasts(LocalWorker(model.inner), planned, path, advance)
 
 
 def fit(
@@ -397,8 +399,8 @@ def distill(
     `contrast_set`. budget: a time, such as `5m`, to which the run is fitted by an estimate; what
     that omits is logged.
 
-    form: an `edit` changes activations; a `token` consists of so many embeddings, `tokens`, that
-    take the place of the condition, or of `<|name|>` in any prompt. scalar: train the token for
+    form: an `edit` changes activations; a `token` consists of `tokens` embeddings, which take the
+    place of the condition, or of `<|name|>` in any prompt. scalar: train the token for
     coefficients from -1 to 2, as multiples of the condition. inside: learned tokens that the
     condition contains as `<|name|>`.
 
@@ -461,14 +463,14 @@ def compile(
 ) -> CompiledPrompt:
     """Compile a system prompt to a short text and an edit or a token.
 
-    Clauses stay text, one after another, until text and vector recover so much of the prompt's
-    effect on validation texts. `text` and `vector` of the result are the recipe, which `save`
-    writes; `rows` have the whole prompt and each form alone beside it. form: edit, token, or both,
-    of which the one that saves more is chosen. tokens, steps: of a token, as in `distill`. prompts:
-    what users ask; mapping: their fields.
+    Clauses stay text, one after another, until text and vector recover the share `recovery` of the
+    prompt's effect on validation texts. `text` and `vector` of the result are the recipe, which
+    `save` writes; `rows` compare the whole prompt with each form. form: edit, token, or both, of
+    which the one that saves more tokens is chosen. tokens, steps: of a token, as in `distill`.
+    prompts: messages of users. mapping: names of fields in the prompts.
 
     Raises:
-        UsageError: a setting that means nothing.
+        UsageError: a setting is invalid.
         InputError: the prompt is empty, or changes nothing.
         ModelError: the chat template takes no system message.
     """
@@ -562,7 +564,7 @@ class Readings:
 def monitor(
     model: Model,
     texts: Data,
-    vectors: Vector | Sequence[Vector],
+    vectors: str | Path | Vector | Sequence[str | Path | Vector],
     *,
     layers: int | str | Iterable[int] | None = None,
     mapping: Mapping[str, str] | None = None,
@@ -572,8 +574,9 @@ def monitor(
 ) -> Readings:
     """Read the projection of each token of texts on vectors.
 
-    layers: by default, for each vector, the layer that separates its sides best, near the
-    recommended ones. chat: each text is a user message, in the model's chat template.
+    vectors: vectors, names or paths. layers: by default, for each vector, the layer that separates
+    its sides best, near the recommended ones. chat: each text is a user message, in the model's
+    chat template.
 
     Raises:
         InputError: a text has no tokens, or more than the model takes.
@@ -581,7 +584,8 @@ def monitor(
         ModelError: a vector was made on another model.
     """
     read = [texts] if isinstance(texts, str) else text_list(texts, mapping=mapping)
-    several = [vectors] if isinstance(vectors, Vector) else list(vectors)
+    listed = [vectors] if isinstance(vectors, (str, Path, Vector)) else vectors
+    several = [as_vector(vector) for vector in listed]
     if not several:
         raise UsageError("no vector is named", hint="pass a vector")
     chosen = [
@@ -595,7 +599,7 @@ def monitor(
     data = [vector.data for vector in several]
     check_all_fit(data, planned.model, allow_other_model=allow_other_model)
     with progress("reading", len(read)) as advance:
-        traces = run_monitor(InProcess(model.inner), planned, chosen, advance)
+        traces = run_monitor(LocalWorker(model.inner), planned, chosen, advance)
     return Readings(tuple(traces), tuple(chosen))
 
 
@@ -733,7 +737,7 @@ def evaluate(
 @spelled_out(by=_measured)
 def sweep(
     model: Model,
-    vectors: Vector | Sequence[Vector],
+    vectors: str | Path | Vector | Sequence[str | Path | Vector],
     texts: Data | None = None,
     *,
     layers: str | Sequence[int] | None = None,
@@ -749,6 +753,7 @@ def sweep(
 ) -> SweepResult:
     """Find the layer and the coefficient with the strongest effect within a budget.
 
+    vectors: vectors, names or paths; also with an op and a scope, as in `joyful:ablate/response`.
     layers, coefficients: such as `4-7` and `5%,10%`; by default all stored layers, and nine
     coefficients that suit the vector. together: steer at all layers at once. max_kl, max_nats: the
     budget, in nats per token; by default 0.1 and 0.1, or 0.25 extra nats in a chat. rule: `budget`,
@@ -761,10 +766,10 @@ def sweep(
         InputError: there are neither texts nor a condition, or a vector was fitted on the texts.
         ModelError: a vector was made on another model.
     """
-    several = [vectors] if isinstance(vectors, Vector) else list(vectors)
+    several = [vectors] if isinstance(vectors, (str, Path, Vector)) else vectors
     return evaluation.sweep(
         model.inner,
-        [vector.data for vector in several],
+        [item.data if isinstance(item, Vector) else item for item in several],
         _records(texts),
         layers=layers,
         coefficients=coefficients,

@@ -13,7 +13,7 @@ from steer.vectors.vector import Directions
 
 #: The number of random directions that a vector has to beat.
 N_RANDOM = 5
-#: The number of random directions that estimate what chance can do, and the significance level.
+#: The number of random directions that estimate the effect of chance, and the significance level.
 N_CHANCE, LEVEL = 20, 0.05
 _STREAM = 0x5EED
 
@@ -27,14 +27,14 @@ def random_direction(steer: Steer, seed: int) -> Steer:
     # A random stream of its own, so that it never repeats a vector that was drawn with `seed`.
     rng = np.random.default_rng([seed, _STREAM])
     vector = steer.vector
-    up = None if vector.up is None else _turned(rng, vector.up, axis=1)
-    directions = _turned(rng, vector.directions, axis=1)
+    up = None if vector.up is None else _random_rows(rng, vector.up, axis=1)
+    directions = _random_rows(rng, vector.directions, axis=1)
     return replace(steer, vector=replace(vector, directions=directions, up=up))
 
 
 def reach_of_chance(effects: Sequence[float], n_places: int) -> float:
-    """The effect that another random direction, at the best of `n_places` cells, exceeds with a
-    probability of at most `LEVEL`. effects: those of random directions.
+    """The effect that another random direction exceeds at the best of `n_places` cells with a
+    probability of at most `LEVEL`. effects: of random directions.
 
     The effect of a random direction is nearly a sum over its many components, and so nearly normal.
     This is the upper end of Student's prediction interval, with Bonferroni's correction for
@@ -54,10 +54,10 @@ def opposite(steer: Steer) -> Steer:
     return replace(steer, coefficient=Coefficient(-coefficient.value, coefficient.unit))
 
 
-def _turned(rng: np.random.Generator, rows: Directions, axis: int) -> Directions:
+def _random_rows(rng: np.random.Generator, rows: Directions, axis: int) -> Directions:
     """Random directions with the lengths of the vectors along `axis`."""
     drawn = rng.normal(size=rows.shape)
-    # Of some heads or experts only: in the same ones.
+    # Parts that are 0, such as unused heads or experts, stay 0.
     drawn[(rows == 0) & rows.any(axis=axis, keepdims=True)] = 0
     lengths = np.linalg.norm(rows, axis=axis, keepdims=True)
     turned = drawn / np.linalg.norm(drawn, axis=axis, keepdims=True) * lengths

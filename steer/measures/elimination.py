@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from steer.measures.grids import Array, Position, Scores, ratios
 
-#: The fewest texts of a first look, and how often cells may be dropped.
+#: The fewest texts of a first look, and the most looks after it.
 FEWEST, LEAVE = 12, 4
 #: How many standard errors behind the best a cell is dropped.
 SURE = 2.5
@@ -26,12 +26,12 @@ Cells = NDArray[np.bool_]
 
 
 def n_looks(n_texts: int) -> int:
-    """The number of looks at so many texts; each look doubles the texts that were scored."""
+    """The number of looks at `n_texts` texts; each look doubles the number of scored texts."""
     return 1 + min(LEAVE, int(np.log2(max(n_texts / FEWEST, 1))))
 
 
 def looks(n_texts: int, n_looks: int) -> list[Indices]:
-    """Indices of the texts that each look adds, drawn at random since neighbours may be similar."""
+    """Indices of the texts that each look adds, at random, since neighbours may be similar."""
     order = np.random.default_rng(n_texts).permutation(n_texts)
     seen = [round(n_texts / 2**halvings) for halvings in reversed(range(1, n_looks))]
     return [np.sort(part) for part in np.split(order, seen)]

@@ -1,6 +1,6 @@
 """The formulas of the measures. No tensors.
 
-Effect: `preference`, `multiple_choice`, `moved`, `wrong_way`, `has_word`; cost: `distinct`.
+Effect: `preference`, `multiple_choice`, `share_moved`, `wrong_way`, `has_word`; cost: `distinct`.
 Divergences are in `steer.distillation.recovery`, intervals in `steer.base.intervals`.
 """
 
@@ -27,7 +27,7 @@ def preference(positive: Numbers, negative: Numbers) -> Array:
 
 
 def multiple_choice(preferences: Numbers) -> Array:
-    """Probability of the matching answer of each item, of the two that there are.
+    """Probability of the matching one of two answers, for each item.
 
     p(matching) / (p(matching) + p(other)), as Rimsky et al. 2023 (arXiv 2312.06681, section 4.1)
     report it; it is the logistic function of the preference.
@@ -35,7 +35,7 @@ def multiple_choice(preferences: Numbers) -> Array:
     return np.asarray(0.5 * (1 + np.tanh(0.5 * np.asarray(preferences, np.float64))))
 
 
-def moved(shifts: Numbers) -> Interval:
+def share_moved(shifts: Numbers) -> Interval:
     """Share of items whose preference rose; an unchanged one does not count."""
     right = (np.asarray(shifts, np.float64) > 0).astype(np.float64)
     return rate(right, np.ones(right.shape))

@@ -27,8 +27,8 @@ SHARES = (0.02, 0.03, 0.05, 0.08, 0.12, 0.18, 0.27, 0.4, 0.6)
 MULTIPLES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 #: Default coefficients of ops other than `add`, such as the share of a projection to remove.
 PARTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
-#: How many rows get finer coefficients, and from how many steps below the budget. Several rows,
-#: because the text budget may exclude the best two, and the next should not be coarse.
+#: The most rows that get finer coefficients, and from how many steps below the budget. Several
+#: rows, since the best two may exceed the budget of extra nats.
 FINER_ROWS, STEPS_BELOW = 4, 1
 
 
@@ -109,13 +109,13 @@ def default_coefficients(vector: SteeringVector, op: Operation = ADD) -> tuple[C
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of each cell. NaN: not scored, or not yet; cells that are out of the running stay
-    without some scores (`steer.measures.elimination`). Immutable: more scores make another object.
+    """The scores of each cell; immutable. NaN is a missing score; cells that were eliminated keep
+    some (`steer.measures.elimination`).
 
     effect: [row, column, item], with `weights` [item]; a cell's effect is the ratio of their sums.
     drift: KL summed over each text, [row, column, text], with `counts` [text] of positions. level:
     preference for the positive ending, in nats, [row, column, item]; NaN without pairs. idle: rows
-    that changed nothing in all that was scored, so that their zeros mean nothing.
+    that changed no scored token, so that their effects of 0 are no measurements.
     """
 
     kind: EffectKind
@@ -249,8 +249,8 @@ def reach(effects: Array, costs: Array, max_kl: float) -> Array:
 
 #: From this many rows on, a few cells of each row first decide which rows are scored in full.
 MANY_ROWS = 12
-#: Which of the nine coefficients are scored first; and which rows go on: those with this share of
-#: the best row's reach, at least and at most so many rows.
+#: Which of the nine coefficients are scored first. Rows with at least the share `LEAST_REACH` of
+#: the best row's reach go on, but no fewer than `LEAST_ROWS` and no more than `MOST_ROWS`.
 PILOT, LEAST_REACH, LEAST_ROWS, MOST_ROWS = (1, 4, 7), 0.4, 6, 12
 
 
@@ -267,8 +267,8 @@ def pilot(grid: Grid) -> Grid | None:
     )
 
 
-def promising(scores: Scores, max_kl: float) -> list[int]:
-    """Indices of the rows that may hold the choice, judged by `reach`, in order; all rows if none
+def promising_rows(scores: Scores, max_kl: float) -> list[int]:
+    """Rising indices of the rows that may contain the choice, judged by `reach`; all rows if none
     has an effect within the budget."""
     reached = reach(*scores.looks(), max_kl)
     best = float(reached.max())
@@ -295,8 +295,8 @@ def thinned(grid: Grid, n: int) -> Grid:
     return Grid(rows)
 
 
-def joined(first: Scores, second: Scores) -> Scores:
-    """The rows of two grids over the same items and texts."""
+def join_scores(first: Scores, second: Scores) -> Scores:
+    """The scores of two grids on the same items and texts, the rows of the first one first."""
     return replace(
         first,
         effect=np.concatenate([first.effect, second.effect]),

@@ -55,13 +55,13 @@ def _figure(**settings: Any) -> Any:
     """A figure of matplotlib's that a notebook shows, whatever backend it has."""
     from matplotlib.figure import Figure
 
-    class Shown(Figure):
+    class PngFigure(Figure):
         def _repr_png_(self) -> bytes:
             file = io.BytesIO()
             self.savefig(file, format="png", dpi=100)
             return file.getvalue()
 
-    return Shown(**settings)
+    return PngFigure(**settings)
 
 
 def figure(sweep: dict[str, Any]) -> Any:
@@ -163,7 +163,7 @@ def _heat(axes: Any, sweep: dict[str, Any], block: range, *, cost: bool) -> None
     every = costs if cost else _values(sweep, "effect")
     within = costs <= sweep["budget"]["kl"]
     refused, looked = _values(sweep, "refused"), _values(sweep, "items") < sweep["n"]["items"]
-    # What is above the budget does not stretch the ramp, which all blocks share.
+    # Cells above the budget do not stretch the ramp, which all blocks share.
     shown = every[within] if within.any() else every
     low, high = float(shown.min()), float(shown.max())
     if not cost and high > 0:
@@ -197,7 +197,7 @@ def _heat(axes: Any, sweep: dict[str, Any], block: range, *, cost: bool) -> None
                 frame.set(edgecolor=colour, linewidth=width)
                 axes.add_patch(frame)
     axes.set_xticks(range(len(heads)), heads, rotation=45)
-    # The two maps stand side by side: the second has the rows of the first.
+    # The two maps are side by side, so the second needs no names of rows.
     names = sweep["rows"][block.start : block.stop]
     axes.set_yticks(range(len(names)), [""] * len(names) if cost else names)
 

@@ -26,7 +26,7 @@ def strongest(effects: Sequence[float], costs: Sequence[float], budget: float) -
 
 
 def nearest(effects: Sequence[float], costs: Sequence[float]) -> int | None:
-    """The cheapest setting with an effect above 0, for when none is within the budget."""
+    """The cheapest setting with an effect above 0; for the case that none is within the budget."""
     working = [index for index, effect in enumerate(effects) if effect > 0]
     return min(working, key=lambda index: costs[index], default=None)
 

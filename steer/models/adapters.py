@@ -54,7 +54,7 @@ def read_map(model: torch.nn.Module) -> HookMap:
         raise _refusal(architecture, f"it has no blocks at {blocks.name!r}, where they should be")
 
     places: dict[Site, HookPoint] = {}
-    inside = _Inside(model)
+    inside = _InnerSites(model)
     for layer, block in enumerate(stack):
         # Some blocks choose their aliases only once they are bound to a layer.
         bound = copy.deepcopy(blocks)
@@ -76,7 +76,7 @@ def read_map(model: torch.nn.Module) -> HookMap:
     return hooks
 
 
-class _Inside:
+class _InnerSites:
     """Finds the sites inside of blocks: attention heads, and the logits of routers."""
 
     def __init__(self, model: torch.nn.Module) -> None:

@@ -49,7 +49,7 @@ class Thoughts:
         return Stage.ANSWER if end.endswith(self.last) else Stage.BEFORE
 
 
-class Course:
+class ThoughtTracker:
     """Follows the tokens of one response: where its next token is.
 
     tokens: as the tokenizer shows them; a tag may be one token, or several, or a part of one.

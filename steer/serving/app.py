@@ -1,7 +1,7 @@
 """The server on Hugging Face for one model, steered by hooks: OpenAI's API, and endpoints of other
 servers that their clients need.
 
-`SteeringMiddleware` wraps it and serves the page; it passes what it has read of a request in the
+`SteeringMiddleware` wraps it and serves the page; it passes a request's body and steering in the
 scope.
 """
 
@@ -19,19 +19,19 @@ from fastapi.responses import StreamingResponse as Stream
 
 from steer import __version__
 from steer.models.model import Model
-from steer.serving import limits, making, ollama, pages, requests
+from steer.serving import limits, ollama, pages, requests
 from steer.serving.batching import Batcher, Job
 from steer.serving.errors import RequestError
 from steer.serving.library import Library, Steering
-from steer.serving.making import Workshop
 from steer.serving.metrics import Metrics
 from steer.serving.middleware import MODELS
 from steer.serving.responses import Answer, sse
-from steer.serving.service import BODY, LOG, STEERING, Service, Work, collected
+from steer.serving.service import BODY, LOG, STEERING, PreparedRequest, Service, all_events
+from steer.serving.workshop import SAVE, VECTORS, Workshop
 
 
 def hand_on(body: dict[str, Any], steering: Steering, scope: Any) -> dict[str, Any]:
-    """Hand a request on within this process, in the scope instead of a new body."""
+    """Pass a request on within this process: in the scope, not in a new body."""
     scope[BODY], scope[STEERING] = body, steering
     return {}
 
@@ -44,18 +44,18 @@ def build(
     created: int,
     folder: Path | None = None,
 ) -> FastAPI:
-    """The application, without `SteeringMiddleware`. created: the time of its start. folder: where
-    vectors made on the page are saved; None does not make any."""
+    """The application, without `SteeringMiddleware`. created: the time of its start. folder: for
+    vectors that are made on the page; None makes none."""
     app = FastAPI(title="steer", openapi_url=None, docs_url=None, redoc_url=None)
-    service = Service(model, batcher, library, limits.Preparing())
+    service = Service(model, batcher, library, limits.TimedThreads())
     served = service.served
 
     @app.exception_handler(RequestError)
-    async def refused(request: Request, refusal: RequestError) -> Response:
+    async def refuse(request: Request, refusal: RequestError) -> Response:
         return JSONResponse(refusal.body_at(request.url.path), refusal.status)
 
     @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> Response:
+    async def fail(request: Request, error: Exception) -> Response:
         refusal = batcher.error(error)
         return JSONResponse(refusal.body_at(request.url.path), refusal.status)
 
@@ -68,7 +68,7 @@ def build(
         return JSONResponse({"version": __version__})
 
     @app.get("/metrics")
-    async def measured() -> Response:
+    async def prometheus() -> Response:
         return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/docs")
@@ -88,13 +88,13 @@ def build(
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        work = await service.prepare_completion(request.scope[BODY], request.scope[STEERING])
-        return await _answered(request, service, work)
+        prepared = await service.prepare_completion(request.scope[BODY], request.scope[STEERING])
+        return await _answer(request, service, prepared)
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        work = await service.prepare_chat(request.scope[BODY], request.scope[STEERING])
-        return await _answered(request, service, work)
+        prepared = await service.prepare_chat(request.scope[BODY], request.scope[STEERING])
+        return await _answer(request, service, prepared)
 
     @app.post("/tokenize")
     async def tokenize(request: Request) -> Response:
@@ -138,12 +138,12 @@ def build(
     if folder is not None:
         workshop = Workshop(model, batcher, library, folder)
 
-        @app.post(making.VECTORS)
+        @app.post(VECTORS)
         async def make(request: Request) -> Response:
-            events = workshop.making(request.scope[BODY])
+            events = workshop.make_vector(request.scope[BODY])
             return Stream(events, media_type="text/event-stream")
 
-        @app.post(making.SAVE)
+        @app.post(SAVE)
         async def save(request: Request) -> Response:
             return JSONResponse(workshop.save(request.scope[BODY]))
 
@@ -151,17 +151,17 @@ def build(
     return app
 
 
-async def _answered(request: Request, service: Service, work: Work) -> Response:
+async def _answer(request: Request, service: Service, prepared: PreparedRequest) -> Response:
     steering: Steering = request.scope[STEERING]
-    job, _ = service.begin(work, steering)
-    answer = service.answer(work, steering, job, service.served)
+    job, _ = service.begin(prepared, steering)
+    answer = service.answer(prepared, steering, job, service.served)
     log = request.scope[LOG]
-    if work.params.stream:
-        options = work.params.stream_options
+    if prepared.params.stream:
+        options = prepared.params.stream_options
         usage = bool(options and options.include_usage)
         pieces = _streamed(job, answer, usage=usage, log=log)
         return Stream(pieces, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-    events = await collected(request, job)
+    events = await all_events(request, job)
     content = answer.complete(events)
     log.append(f"{answer.n_prompt}+{answer.n_new} tokens")
     return Response(msgspec.json.encode(content), media_type="application/json")
@@ -169,12 +169,12 @@ async def _answered(request: Request, service: Service, work: Work) -> Response:
 
 async def _streamed(job: Job, answer: Answer, *, usage: bool, log: list[str]) -> AsyncIterator[str]:
     try:
-        for chunk in answer.opening(answer.n_choices):
+        for chunk in answer.first_chunks(answer.n_choices):
             yield chunk
         async with aclosing(job.stream()) as events:
             async for event in events:
                 yield answer.event(event)
-        for chunk in answer.closing(usage=usage):
+        for chunk in answer.last_chunks(usage=usage):
             yield chunk
     except RequestError as refusal:  # the status has been sent already
         yield sse(refusal.body)

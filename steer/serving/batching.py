@@ -1,4 +1,4 @@
-"""Continuous batching in a thread: it generates the texts of all requests together.
+"""Continuous batching in a thread that generates the texts of all requests together.
 
 Each forward gives every running text a token, whatever its steers (`steer.generate.together`). A
 text that has ended, or whose client has disconnected, leaves at once. If there are more texts than
@@ -29,7 +29,7 @@ from steer.serving import limits
 from steer.serving.errors import RequestError, request_error
 from steer.serving.library import Steering
 from steer.serving.metrics import Metrics
-from steer.serving.responses import End, Piece, Token
+from steer.serving.responses import ChoiceEnd, Piece, Token
 from steer.steering.generation import Finish, Row, Sampling
 
 #: The most rows that run together. A text has one, or more if it is guided or its cost measured.
@@ -40,10 +40,10 @@ MOST_WORK = 4
 TURN = 16
 #: New tokens for which memory is reserved when a text starts; few texts reach their maximum.
 AHEAD = 512
-#: Seconds between checks of an idle thread whether to end.
-_LOOK = 0.2
+#: Seconds between an idle thread's checks whether to end.
+_CHECK_SECONDS = 0.2
 #: OpenAI's number for the log-probability of 0, since JSON has no infinity.
-_NEVER = -9999.0
+_LOG_ZERO = -9999.0
 
 _FINISH: dict[Finish, Literal["stop", "length"]] = {
     "end": "stop",
@@ -51,14 +51,14 @@ _FINISH: dict[Finish, Literal["stop", "length"]] = {
     "guard": "stop",
     "length": "length",
 }
-Event = Piece | End
-#: Called by other work on the model, to generate tokens in between.
+Event = Piece | ChoiceEnd
+#: Other work on the model calls it between its steps, to generate tokens for requests.
 Between = Callable[[], None]
 Result = TypeVar("Result")
 
 
 class WorkAbandoned(BaseException):
-    """Raised inside work whose result is no longer wanted."""
+    """Raised inside work whose result nobody waits for any more."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Order:
 
 @dataclass(eq=False)
 class Job:
-    """An order in progress. gone: set when nobody waits for it any more."""
+    """An order in progress. gone: set when its client no longer waits."""
 
     order: Order
     loop: asyncio.AbstractEventLoop
@@ -202,7 +202,7 @@ class _Text:
         if piece or self._n_reported < min(n_tokens, len(self._tokens)):
             self._emit(piece, n_tokens)
         self.job.events.append(
-            End(
+            ChoiceEnd(
                 self.index,
                 _FINISH[generation.finish],
                 generation.n_tokens,
@@ -220,7 +220,7 @@ class _Text:
 
     def _described(self, token: int, logits: Tensor) -> Token:
         text = self._model.token(token)
-        watched = tuple(self.continuation.newest()) if self._watches else ()
+        watched = tuple(self.continuation.newest_projections()) if self._watches else ()
         if self._top is None:
             return Token(token, text, 0.0, (), watched)
         log_probs = logits.log_softmax(-1)
@@ -229,14 +229,14 @@ class _Text:
         return Token(
             token,
             text,
-            max(float(log_probs[token]), _NEVER),
-            tuple((id_, self._model.token(id_), max(value, _NEVER)) for id_, value in top),
+            max(float(log_probs[token]), _LOG_ZERO),
+            tuple((id_, self._model.token(id_), max(value, _LOG_ZERO)) for id_, value in top),
             watched,
         )
 
 
 class Batcher:
-    """The thread. log: called with details of bugs."""
+    """Runs the model in a thread of its own. log: called with the traceback of a bug."""
 
     def __init__(
         self, model: Model, log: Callable[[str], None], metrics: Metrics | None = None
@@ -306,7 +306,7 @@ class Batcher:
             self._receive(wait=not self._jobs and self._work.empty())
             self._turn()
             with suppress(queue.Empty):
-                self._do(*self._work.get_nowait())
+                self._run_work(*self._work.get_nowait())
 
     def _turn(self) -> None:
         """Generate one more token of every running text."""
@@ -315,13 +315,13 @@ class Batcher:
         try:
             self._admit()
             self._together.step()
-        except Exception as error:  # ends all running texts, but none that wait
+        except Exception as error:  # fails all running texts, but not those that wait
             self._together.clear()
             for job in [j for j in self._jobs if j.running]:
                 self._fail(job, error)
         self._report()
 
-    def _do(self, work: Callable[[Between], Any], future: Future[Any]) -> None:
+    def _run_work(self, work: Callable[[Between], Any], future: Future[Any]) -> None:
         def between() -> None:
             if self._closed.is_set() or future.cancelled():
                 raise WorkAbandoned
@@ -343,10 +343,14 @@ class Batcher:
                 future.set_result(result)
 
     def _receive(self, *, wait: bool) -> None:
-        """Receive new orders; wait for one if told to."""
+        """Receive new orders. wait: for the first one."""
         while True:
             try:
-                job = self._arrived.get(timeout=_LOOK) if wait else self._arrived.get_nowait()
+                job = (
+                    self._arrived.get(timeout=_CHECK_SECONDS)
+                    if wait
+                    else self._arrived.get_nowait()
+                )
             except queue.Empty:
                 return
             wait = False
@@ -382,7 +386,8 @@ class Batcher:
         return min(waiting, key=lambda job: len(job.running)).waiting[0]
 
     def _make_room(self, text: _Text, chosen: Sequence[_Text]) -> bool:
-        """Whether a text can run now, if necessary by pausing one of a request with more."""
+        """Whether a text can run now. If necessary, pauses a text of a request with more running
+        texts."""
         running = [other for job in self._jobs for other in job.running]
         if running and text not in self._begun:
             taken = sum(other.room for other in self._begun)
@@ -391,16 +396,16 @@ class Batcher:
         if not running or sum(other.n_rows for other in running) + text.n_rows <= MOST_RUNNING:
             return True
         fewest = len(text.job.running)
-        giving = [
+        pausable = [
             other
             for other in running
             if other.turn >= TURN
             and other not in chosen
             and (len(other.job.running) > fewest + 1 or (not fewest and other.turn >= 4 * TURN))
         ]
-        if not giving:
+        if not pausable:
             return False
-        paused = max(giving, key=lambda other: (len(other.job.running), other.turn))
+        paused = max(pausable, key=lambda other: (len(other.job.running), other.turn))
         self._together.park(paused.continuation)
         paused.job.running.remove(paused)
         # Before texts of its request that have not started, since this one takes memory.
@@ -435,7 +440,7 @@ class Batcher:
 
     def _count(self, text: _Text) -> None:
         order, end = text.job.order, text.job.events[-1]
-        assert isinstance(end, End)
+        assert isinstance(end, ChoiceEnd)
         self._metrics.add("steer_prompt_tokens_total", len(text.continuation.prompt))
         self._metrics.add("steer_generated_tokens_total", end.n_tokens)
         self._metrics.add("steer_steered_texts_total", bool(order.steering.steers))
@@ -455,5 +460,5 @@ class Batcher:
 
 
 def _is_hooked(network: nn.Module) -> bool:
-    """Whether hooks are on a network, which another forward would run too."""
+    """Whether a network has hooks, which would act on other texts too."""
     return any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())

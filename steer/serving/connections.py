@@ -1,4 +1,4 @@
-"""Connections that send too slowly, or are too many, are closed."""
+"""Close connections that send too slowly, or are too many."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from steer.serving import limits
 
 
 class Connection(H11Protocol):
-    """A connection that has a deadline while it has no request under way."""
+    """A connection with a deadline for the head of its next request."""
 
     _deadline: asyncio.TimerHandle | None = None
 
@@ -30,7 +30,8 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def _watch(self) -> None:
-        """A request whose head is complete is watched by those who read its body."""
+        """Start or stop the deadline. Once the head is complete, other code limits the time of the
+        body."""
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop()
         elif self._deadline is None:

@@ -1,4 +1,4 @@
-"""Errors of requests, worded as OpenAI's API words them. No torch."""
+"""Errors of requests, in the format of OpenAI's API. No torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KINDS = {
 class RequestError(Exception):
     """A request that cannot be answered.
 
-    status: of HTTP. param: the field at fault. code: a word for programs.
+    status: of HTTP. param: the field at fault. code: an identifier for programs.
     """
 
     message: str
@@ -31,12 +31,12 @@ class RequestError(Exception):
         return self.message
 
     def body_at(self, path: str) -> dict[str, Any]:
-        """What a client of the path gets: those of Ollama expect only the message."""
+        """The JSON body for a client of this path; Ollama's clients expect only the message."""
         return {"error": self.message} if path.startswith("/api/") else self.body
 
     @property
     def body(self) -> dict[str, Any]:
-        """What a client of OpenAI's API gets."""
+        """The JSON body for a client of OpenAI's API."""
         kind = "server_error" if self.status == 500 else "invalid_request_error"
         return {
             "error": {
@@ -49,7 +49,7 @@ class RequestError(Exception):
 
 
 def request_error(error: Exception) -> RequestError | None:
-    """The error for the client; None for a bug, whose details a client does not get."""
+    """The error for the client; None for a bug, whose details clients must not see."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, GuardError):

@@ -73,7 +73,7 @@ _Layers = Annotated[tuple[int, ...], Meta(min_length=1, max_length=1000)]
 
 
 class SteerObject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An element of `steer` that is not a text."""
+    """An element of `steer` as an object instead of a text."""
 
     vector: _Text
     coefficient: float | _Text | None = None
@@ -87,7 +87,7 @@ class SteerObject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """This steer in the grammar of `-v`.
 
         Raises:
-            UsageError: a part would be parsed as something else.
+            UsageError: a part contains a character that would end it.
         """
         for name in ("coefficient", "op", "scope", "schedule"):
             value = getattr(self, name)
@@ -108,7 +108,7 @@ class SteerObject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "/".join([text, *(part for part in (self.scope, self.schedule) if part)])
 
 
-class Fields(msgspec.Struct, frozen=True):
+class SteeringFields(msgspec.Struct, frozen=True):
     """The fields of steering in a body."""
 
     steer: (
@@ -208,13 +208,13 @@ class Library:
             RequestError: they are invalid, or name something unknown.
         """
         try:
-            parsed = msgspec.convert(dict(fields), Fields)
+            parsed = msgspec.convert(dict(fields), SteeringFields)
         except msgspec.ValidationError as error:
             name = next((field for field in FIELDS if f"$.{field}" in str(error)), "steer")
             raise RequestError(f"{name}: {error}", param=name, code="bad_steer") from None
         steers, settings = self._steers(parsed, alias)
         if parsed.when is not None:
-            steers = self._behind(steers, parsed.when)
+            steers = self._gated(steers, parsed.when)
         if parsed.on_trip is not None and not _several(parsed.guard):
             raise RequestError("on_trip needs a guard", param="on_trip", code="bad_steer")
         guards = [
@@ -243,7 +243,9 @@ class Library:
             self.allow_idle if parsed.allow_idle is None else parsed.allow_idle,
         )
 
-    def _steers(self, parsed: Fields, alias: str | None) -> tuple[list[Steer], Mapping[str, Any]]:
+    def _steers(
+        self, parsed: SteeringFields, alias: str | None
+    ) -> tuple[list[Steer], Mapping[str, Any]]:
         if parsed.steer is None:
             if alias in self.recipes:
                 return list(self.recipes[alias].steers), self.recipes[alias].settings
@@ -274,7 +276,7 @@ class Library:
             steer = resolve(typed, vector, None if when is None else self._gate(when))
             _check_size(steer.coefficient)
         except SteerError as error:
-            raise _refused(error, where) from None
+            raise _request_error(error, where) from None
         return [steer]
 
     def _vector(self, name: str, where: str) -> SteeringVector:
@@ -291,7 +293,7 @@ class Library:
             )
         return vector
 
-    def _behind(self, steers: Sequence[Steer], when: str) -> list[Steer]:
+    def _gated(self, steers: Sequence[Steer], when: str) -> list[Steer]:
         if not steers:
             raise RequestError("when has no steer to gate", param="when", code="bad_steer")
         if any(steer.gate is not None for steer in steers):
@@ -318,7 +320,7 @@ class Library:
         try:
             return make()
         except SteerError as error:
-            raise _refused(error, where) from None
+            raise _request_error(error, where) from None
 
     def alias(self, model: str, served: str) -> str | None:
         """The vector or recipe in a model's name, if any."""
@@ -348,7 +350,7 @@ class Library:
         """A vector's name in requests, or its own name if they cannot use it."""
         return self.names.get(vector, vector.name)
 
-    def described(self) -> dict[str, Any]:
+    def vector_list(self) -> dict[str, Any]:
         """The vectors, for clients."""
         data = [
             describe(name, vector.metadata) | {"saved": name not in self.unsaved}
@@ -356,19 +358,19 @@ class Library:
         ]
         return {"object": "list", "data": data}
 
-    def described_recipes(self) -> list[dict[str, Any]]:
+    def recipe_list(self) -> list[dict[str, Any]]:
         """The recipes, for clients."""
         return [
             {
                 "id": name,
                 "description": recipe.description,
-                "steers": [self.as_asked(steer) for steer in recipe.steers],
+                "steers": [self.as_request(steer) for steer in recipe.steers],
                 "settings": dict(recipe.settings),
             }
             for name, recipe in sorted(self.recipes.items())
         ]
 
-    def as_asked(self, steer: Steer) -> dict[str, Any]:
+    def as_request(self, steer: Steer) -> dict[str, Any]:
         """A steer in the format of requests, with all parts explicit."""
         amount = steer.coefficient
         fields = {
@@ -393,10 +395,10 @@ def read_library(
     *,
     may_be_empty: bool = False,
 ) -> tuple[Library, list[str]]:
-    """The vectors and recipes of a folder by file name, and why others are left out.
+    """The vectors and recipes of a folder by file name, and notes on those that are left out.
 
-    usable: raises a SteerError if a vector cannot be used. may_be_empty: allow no files and no
-    folder, since vectors can be made later.
+    usable: raises a SteerError if a vector cannot be used. may_be_empty: allow a folder that is
+    empty or missing, since vectors can be made later.
 
     Raises:
         SteerError: the folder does not exist.
@@ -414,7 +416,7 @@ def read_library(
         return vector
 
     reads = {path.stem: partial(read, path) for path in store.files(folder)}
-    library, notes = _kept(reads, str(folder), may_be_empty=may_be_empty and not reads)
+    library, notes = _load_all(reads, str(folder), may_be_empty=may_be_empty and not reads)
     more = add_recipes(library, sorted(folder.glob("*.toml")), folder, usable)
     return library, [*notes, *more]
 
@@ -434,7 +436,7 @@ def add_recipes(
     folder: Path,
     usable: Callable[[SteeringVector], None] = lambda vector: None,
 ) -> list[str]:
-    """Add recipes under their files' names; returns why others are left out."""
+    """Add recipes under their files' names; returns notes on those that are left out."""
     notes = []
     for path in files:
         try:
@@ -454,7 +456,10 @@ def add_recipes(
 
 
 def set_defaults(
-    library: Library, written: Sequence[NamedSteer], folder: Path, find: Callable[[str], Path]
+    library: Library,
+    defaults: Sequence[NamedSteer | Steer],
+    folder: Path,
+    find: Callable[[str], Path],
 ) -> None:
     """Set the default steers; names are looked up in the server's folder first. Requests can then
     name these vectors too.
@@ -462,7 +467,12 @@ def set_defaults(
     Raises:
         SteerError: as in `steer.steering.named.resolved`.
     """
-    library.defaults = tuple(resolved(written, finder(folder, find)))
+    named = iter(
+        resolved([item for item in defaults if isinstance(item, NamedSteer)], finder(folder, find))
+    )
+    library.defaults = tuple(
+        next(named) if isinstance(item, NamedSteer) else item for item in defaults
+    )
     known = {vector.sha256: vector for vector in library.vectors.values()}
     for vector in (used for steer in library.defaults for used in steer.vectors):
         if vector.sha256 not in known:
@@ -479,7 +489,7 @@ def finder(folder: Path, find: Callable[[str], Path] = store.find) -> Callable[[
     return find_here
 
 
-def fitting(
+def for_model(
     library: Library,
     model: ModelIdentity,
     *,
@@ -503,7 +513,7 @@ def fitting(
         warnings.extend(check_all_fit(used, model, allow_other_model=allow_other_model))
 
     checks = {name: partial(fits, vector) for name, vector in library.vectors.items()}
-    kept, notes = _kept(checks, model.id, may_be_empty=may_be_empty)
+    kept, notes = _load_all(checks, model.id, may_be_empty=may_be_empty)
     for name, named in library.recipes.items():
         try:
             all_fit(named.steers)
@@ -515,7 +525,7 @@ def fitting(
     return kept, list(dict.fromkeys([*warnings, *notes]))
 
 
-def _kept(
+def _load_all(
     wanted: Mapping[str, Callable[[], SteeringVector]], where: str, *, may_be_empty: bool
 ) -> tuple[Library, list[str]]:
     vectors, notes = {}, []
@@ -568,7 +578,7 @@ def describe(name: str, metadata: Metadata) -> dict[str, Any]:
 
 
 def _scope(metadata: Metadata) -> Scope:
-    """The default layers of a vector."""
+    """The default scope of a vector."""
     try:
         return usual_scope(metadata, recommended_operation(metadata))
     except VectorError:  # an op of a later version, which no request can leave out
@@ -600,7 +610,7 @@ def _several(value: Any) -> Sequence[Any]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _guides(parsed: Fields) -> list[Guide]:
+def _guides(parsed: SteeringFields) -> list[Guide]:
     """Conditions with their strengths: by default 1, one for all, or one for each.
 
     Raises:
@@ -623,6 +633,6 @@ def _check_size(coefficient: Coefficient) -> None:
         )
 
 
-def _refused(error: SteerError, where: str) -> RequestError:
+def _request_error(error: SteerError, where: str) -> RequestError:
     hint = f" ({error.hint})" if error.hint else ""
     return RequestError(f"{where}: {error}{hint}", param=where, code="bad_steer")

@@ -35,13 +35,13 @@ HEAD_SECONDS, BODY_SECONDS, SEND_SECONDS = 10.0, 60.0, 60.0
 PREPARE_SECONDS = 10.0
 
 
-class _TookTooLong(BaseException):
-    """Raised in a thread by the thread that waits for it."""
+class _Timeout(BaseException):
+    """Raised in a thread whose time is up, by the thread that waits for it."""
 
 
-class Preparing:
-    """Threads for work that would block the event loop and may never end, such as a chat template
-    with an infinite loop."""
+class TimedThreads:
+    """A pool of threads with a time limit, for work that would block the event loop and may never
+    end, such as a chat template with an infinite loop."""
 
     def __init__(self, n_threads: int = 2) -> None:
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="prepare")
@@ -49,10 +49,10 @@ class Preparing:
     async def run(
         self, function: Callable[[], Result], activity: str, seconds: float | None = None
     ) -> Result:
-        """Run `function` and return its result.
+        """Run `function` and return its result. activity: its name for the message.
 
         Raises:
-            RequestError: it takes too long. what: its name for the message.
+            RequestError: it takes too long.
         """
         seconds = PREPARE_SECONDS if seconds is None else seconds
         task = _Task(function)
@@ -64,7 +64,7 @@ class Preparing:
             task.interrupt()
         try:
             return future.result()  # type: ignore[return-value]
-        except _TookTooLong:
+        except _Timeout:
             raise RequestError(
                 f"{activity} takes more than {seconds:g} seconds", code="timeout"
             ) from None
@@ -94,5 +94,5 @@ class _Task:
         with self._lock:
             if self._thread is not None:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(self._thread), ctypes.py_object(_TookTooLong)
+                    ctypes.c_ulong(self._thread), ctypes.py_object(_Timeout)
                 )

@@ -1,9 +1,9 @@
 """Middleware of a server that generates text: it controls access, and reads the steering fields.
 
-It is an ASGI application around another one, which may be vLLM's. It only passes on paths that are
-known to be steered, so that `steer` is never silently ignored, and removes the fields of steering
-from the body. Before it reports that the server is up, it checks that steers change the server's
-answers. No torch.
+It is an ASGI application around another one, the inner server, which may be vLLM's. It removes the
+fields of steering from the body, and only passes on paths that it knows, so that `steer` is never
+silently ignored. Before it reports that the server is up, it checks that steers change the inner
+server's answers. No torch.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ _GET = (
 STEERED = ("/v1/completions", "/v1/chat/completions", "/api/chat", "/api/generate")
 _POST = (*STEERED, "/tokenize", "/detokenize")
 #: Paths to make and save vectors on the page, if `about` has that feature.
-_MADE = ("/page/vectors", "/page/save")
+_MAKE = ("/page/vectors", "/page/save")
 #: Arbitrary tokens, since steers change any text.
 SHORT_REQUEST = {"prompt": [1, 2, 3, 4], "max_tokens": 1, "temperature": 0, "logprobs": 5}
-#: The largest difference in nats that can come from rounding in another batch.
+#: The largest difference in nats that rounding in another batch can cause.
 _SAME = 0.05
 
 
@@ -147,7 +147,9 @@ class SteeringMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI interface."""
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, self._when_checked(scope.get("app") or self, send))
+            await self._app(
+                scope, receive, self._check_before_start(scope.get("app") or self, send)
+            )
         elif scope["type"] == "http":
             await self._answer(scope, receive, send)
         else:  # web sockets are not supported
@@ -179,7 +181,7 @@ class SteeringMiddleware:
             raise ConnectionError("the client does not read the answer") from None
         finally:
             seconds = time.monotonic() - began
-            path = scope["path"] if scope["path"] in (*_GET, *_POST, *_MADE) else "other"
+            path = scope["path"] if scope["path"] in (*_GET, *_POST, *_MAKE) else "other"
             self._metrics.add("steer_requests_total", path=path, status=str(status))
             if path in STEERED:
                 self._metrics.observe(seconds)
@@ -202,14 +204,14 @@ class SteeringMiddleware:
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
     ) -> None:
         method, path = scope["method"], scope["path"].removeprefix(scope.get("root_path", ""))
-        asks_first = method == "OPTIONS" and b"origin" in headers
+        is_preflight = method == "OPTIONS" and b"origin" in headers
         file = pages.page_files().get(path)
         is_open = path in _OPEN or file is not None
-        self._access.check(headers, needs_key=not is_open and not asks_first)
-        if asks_first:
+        self._access.check(headers, needs_key=not is_open and not is_preflight)
+        if is_preflight:
             await self._allow(headers, send)
             return
-        makes = path in _MADE and "make" in self._about.get("features", ())
+        makes = path in _MAKE and "make" in self._about.get("features", ())
         is_get = path in _GET or file is not None or path.startswith(MODELS + "/")
         if not (is_get or makes) and path not in _POST:
             raise RequestError(
@@ -222,13 +224,13 @@ class SteeringMiddleware:
         elif path == STATE:
             await _answer(send, 200, self._state())
         elif path == VECTORS:
-            await _answer(send, 200, self._library.described())
+            await _answer(send, 200, self._library.vector_list())
         elif path == MODELS or path.startswith(MODELS + "/"):
             await self._list_models(scope, path.removeprefix(MODELS)[1:], receive, send)
         elif is_get:
             await self._app(scope, receive, send)
         elif makes:
-            scope["steer.body"] = await _object(headers, receive)
+            scope["steer.body"] = await _read_object(headers, receive)
             await self._app(scope, receive, send)
         else:
             await self._steered(scope, headers, receive, send)
@@ -238,9 +240,9 @@ class SteeringMiddleware:
         library = self._library
         return self._about | {
             "version": __version__,
-            "vectors": library.described()["data"],
-            "recipes": library.described_recipes(),
-            "defaults": [library.as_asked(steer) for steer in library.defaults],
+            "vectors": library.vector_list()["data"],
+            "recipes": library.recipe_list(),
+            "defaults": [library.as_request(steer) for steer in library.defaults],
         }
 
     async def _list_models(self, scope: Scope, name: str, receive: Receive, send: Send) -> None:
@@ -251,7 +253,7 @@ class SteeringMiddleware:
             RequestError: there is no model of that name.
         """
         path = {"path": scope.get("root_path", "") + MODELS, "raw_path": MODELS.encode()}
-        status, data = await self._ask_behind({**scope, **path, "method": "GET"}, receive)
+        status, data = await self._ask_inner({**scope, **path, "method": "GET"}, receive)
         answer = json.loads(data)
         if status != 200:
             await _answer(send, status, answer)
@@ -271,7 +273,7 @@ class SteeringMiddleware:
         full = answer | {"data": list(models.values())}
         await _answer(send, 200, models[name] if name else full)
 
-    async def _ask_behind(self, scope: Scope, receive: Receive) -> tuple[int, bytes]:
+    async def _ask_inner(self, scope: Scope, receive: Receive) -> tuple[int, bytes]:
         """The status and body of the inner server's answer."""
         status, parts = 0, []
 
@@ -286,8 +288,8 @@ class SteeringMiddleware:
         return status, b"".join(parts)
 
     async def _check(self, body: dict[str, Any], steering: Steering, scope: Scope) -> None:
-        """Refuse what the server behind would take without a word. body: without the fields of
-        steering.
+        """Refuse a request that the inner server would silently answer wrongly. body: without the
+        fields of steering.
 
         Raises:
             RequestError: it is refused.
@@ -296,7 +298,7 @@ class SteeringMiddleware:
     async def _steered(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
     ) -> None:
-        body = await _object(headers, receive)
+        body = await _read_object(headers, receive)
         alias = self._take_alias(body)
         fields = {name: body.pop(name) for name in FIELDS if name in body}
         steering = self._library.steering(fields, alias)
@@ -305,7 +307,9 @@ class SteeringMiddleware:
         # A separate scope, since the inner server may keep it.
         behind = {**scope, "headers": with_length(scope, len(data))}
         behind["steer.log"] = scope["steer.log"] = [str(steer) for steer in steering.steers]
-        await self._app(behind, to_be_read(data, receive), _telling(send, self._header(steering)))
+        await self._app(
+            behind, body_receiver(data, receive), _with_header(send, self._header(steering))
+        )
 
     def _take_alias(self, body: dict[str, Any]) -> str | None:
         """Remove the vector's or recipe's name from the model's, and return it."""
@@ -332,17 +336,17 @@ class SteeringMiddleware:
 
     def _header(self, steering: Steering) -> str:
         """The steers for the header, shortened if they are too long."""
-        steers = json.dumps([self._library.as_asked(steer) for steer in steering.steers])
+        steers = json.dumps([self._library.as_request(steer) for steer in steering.steers])
         names = [{"vector": self._library.name(steer.vector)} for steer in steering.steers]
         return steers if len(steers) <= _MOST_HEADER else json.dumps(names)
 
-    def _when_checked(self, application: Application, send: Send) -> Send:
-        """Report that the server is up once it is known to steer. whole: the application of which
-        this is a part, or this itself."""
+    def _check_before_start(self, application: Application, send: Send) -> Send:
+        """Report that the server is up only after the check of steering. application: the one that
+        contains this middleware, or the middleware itself."""
 
         async def checked(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
-                self.failure = await self._examined(application)
+                self.failure = await self._check_steering(application)
                 if self.failure:
                     message = {"type": "lifespan.startup.failed", "message": self.failure}
                 else:
@@ -351,9 +355,9 @@ class SteeringMiddleware:
 
         return checked
 
-    async def _examined(self, application: Application) -> str | None:
+    async def _check_steering(self, application: Application) -> str | None:
         """Generate one token under each vector, and leave out vectors that change nothing. Returns
-        the reason if the server does not steer."""
+        the reason if the server does not steer, else None."""
         key = self._access.api_key
         headers = {"authorization": f"Bearer {key}"} if key else {}
         transport = httpx.ASGITransport(app=application)
@@ -410,19 +414,19 @@ def _hostname(host: bytes) -> str:
         return ""
 
 
-async def _object(headers: dict[bytes, bytes], receive: Receive) -> dict[str, Any]:
+async def _read_object(headers: dict[bytes, bytes], receive: Receive) -> dict[str, Any]:
     """The parsed body of a request.
 
     Raises:
-        RequestError: as in `_body` and `_parsed`.
+        RequestError: the body is too long or too slow, or invalid (`_parse`).
     """
     data = await _body(receive)
     if len(data) <= limits.SMALL_BODY:
-        return _parsed(headers, data)
-    return await asyncio.to_thread(_parsed, headers, data)
+        return _parse(headers, data)
+    return await asyncio.to_thread(_parse, headers, data)
 
 
-def _parsed(headers: dict[bytes, bytes], data: bytes) -> dict[str, Any]:
+def _parse(headers: dict[bytes, bytes], data: bytes) -> dict[str, Any]:
     """Parse a body strictly, so that the inner server cannot read it differently.
 
     Raises:
@@ -483,28 +487,28 @@ async def _body(receive: Receive) -> bytes:
         ) from None
 
 
-def to_be_read(data: bytes, receive: Receive) -> Receive:
-    """A receiver that returns a body, and then further messages of the client."""
+def body_receiver(data: bytes, receive: Receive) -> Receive:
+    """A `receive` that returns this body, and then further messages of the client."""
     waiting = [data]
 
-    async def again() -> Message:
+    async def receive_body() -> Message:
         if waiting:
             return {"type": "http.request", "body": waiting.pop(), "more_body": False}
         return await receive()
 
-    return again
+    return receive_body
 
 
-def _telling(send: Send, steers: str) -> Send:
-    """Add a header with the steers to the answer."""
+def _with_header(send: Send, steers: str) -> Send:
+    """A `send` that adds a header with the steers to the answer."""
 
-    async def telling(message: Message) -> None:
+    async def send_with_header(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = [*message.get("headers", []), (b"x-steer", steers.encode())]
             message = {**message, "headers": headers}
         await send(message)
 
-    return telling
+    return send_with_header
 
 
 def with_length(scope: Scope, length: int) -> list[tuple[bytes, bytes]]:

@@ -14,13 +14,13 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from steer import __version__
 from steer.serving.batching import Event
 from steer.serving.errors import RequestError
-from steer.serving.responses import End, Token, choice_steering
-from steer.serving.service import BODY, LOG, STEERING, Service, Work, collected, lines
+from steer.serving.responses import ChoiceEnd, Token, choice_steering
+from steer.serving.service import BODY, LOG, STEERING, PreparedRequest, Service, all_events, lines
 
 _Json = dict[str, Any]
 
 #: Options of the hardware, which are fixed here and change no text.
-_ASIDE = frozenset(
+_IGNORED = frozenset(
     [
         "num_ctx",
         "num_batch",
@@ -64,22 +64,22 @@ def add_routes(app: FastAPI, service: Service, created: int) -> None:
     @app.post("/api/chat")
     async def chat(request: Request) -> Response:
         body = request.scope[BODY]
-        return await _answered(request, service, _translated(body, "messages"), "message")
+        return await _answer(request, service, _translate(body, "messages"), "message")
 
     @app.post("/api/generate")
     async def generate(request: Request) -> Response:
         body = dict(request.scope[BODY])
         raw, system, prompt = (body.pop(name, None) for name in ("raw", "system", "prompt"))
-        translated = _translated(body, "prompt")
+        translated = _translate(body, "prompt")
         if raw:
             translated["prompt"] = prompt
         else:
             messages = [{"role": "system", "content": system}] if system else []
             translated["messages"] = [*messages, {"role": "user", "content": prompt}]
-        return await _answered(request, service, translated, "response")
+        return await _answer(request, service, translated, "response")
 
 
-def _translated(body: Mapping[str, Any], own: str) -> _Json:
+def _translate(body: Mapping[str, Any], own: str) -> _Json:
     """Translate a body to OpenAI's API.
 
     Raises:
@@ -90,7 +90,7 @@ def _translated(body: Mapping[str, Any], own: str) -> _Json:
     if not isinstance(options, dict):
         raise RequestError("options is an object", param="options")
     for name, value in options.items():
-        if name not in _ASIDE:
+        if name not in _IGNORED:
             request[_NAMES.get(str(name), str(name))] = (
                 -1 if name == "num_predict" and value == -2 else value
             )
@@ -114,18 +114,18 @@ def _translated(body: Mapping[str, Any], own: str) -> _Json:
     return request
 
 
-async def _answered(request: Request, service: Service, body: _Json, field: str) -> Response:
+async def _answer(request: Request, service: Service, body: _Json, field: str) -> Response:
     steering, log = request.scope[STEERING], request.scope[LOG]
-    work: Work
+    prepared: PreparedRequest
     if "messages" in body:
-        work = await service.prepare_chat(body, steering)
+        prepared = await service.prepare_chat(body, steering)
     else:
-        work = await service.prepare_completion({"n_predict": -1} | body, steering)
-    job, _ = service.begin(work, steering)
-    began, n_prompt = time.monotonic(), sum(map(len, work.prompts))
+        prepared = await service.prepare_completion({"n_predict": -1} | body, steering)
+    job, _ = service.begin(prepared, steering)
+    began, n_prompt = time.monotonic(), sum(map(len, prepared.prompts))
     watched = [str(readout) for readout in steering.watched]
 
-    def as_json(text: str, tokens: Sequence[Token], end: End | None) -> _Json:
+    def as_json(text: str, tokens: Sequence[Token], end: ChoiceEnd | None) -> _Json:
         content: _Json = {"response": text}
         if field == "message":
             content = {"message": {"role": "assistant", "content": text}}
@@ -134,7 +134,7 @@ async def _answered(request: Request, service: Service, body: _Json, field: str)
         if end is None:
             return answer | {"done": False} | ({"steer": steered} if steered else {})
         nanoseconds = int((time.monotonic() - began) * 1e9)
-        steered |= {"notes": work.notes} if work.notes else {}
+        steered |= {"notes": prepared.notes} if prepared.notes else {}
         return answer | {
             "done": True,
             "done_reason": end.finish,
@@ -146,16 +146,16 @@ async def _answered(request: Request, service: Service, body: _Json, field: str)
         }
 
     def line(event: Event) -> str:
-        if isinstance(event, End):
+        if isinstance(event, ChoiceEnd):
             return json.dumps(as_json("", (), event)) + "\n"
         return json.dumps(as_json(event.text, event.tokens, None)) + "\n"
 
-    if work.params.stream:
+    if prepared.params.stream:
         stream = lines(job, line, _error_line, log, n_prompt)
         return StreamingResponse(stream, media_type="application/x-ndjson")
-    events = await collected(request, job)
-    pieces = [event for event in events if not isinstance(event, End)]
-    (end,) = (event for event in events if isinstance(event, End))
+    events = await all_events(request, job)
+    pieces = [event for event in events if not isinstance(event, ChoiceEnd)]
+    (end,) = (event for event in events if isinstance(event, ChoiceEnd))
     log.append(f"{n_prompt}+{end.n_tokens} tokens")
     tokens = [token for piece in pieces for token in piece.tokens]
     return JSONResponse(as_json("".join(piece.text for piece in pieces), tokens, end))

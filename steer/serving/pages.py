@@ -120,9 +120,9 @@ def openapi() -> dict[str, Any]:
     """The description of the API as OpenAPI."""
     bodies = [body for _, _, _, body in _PATHS if body is not None]
     _, schemas = msgspec.json.schema_components(
-        [*bodies, library.Fields], ref_template="#/components/schemas/{name}"
+        [*bodies, library.SteeringFields], ref_template="#/components/schemas/{name}"
     )
-    steering = schemas[library.Fields.__name__]["properties"]
+    steering = schemas[library.SteeringFields.__name__]["properties"]
     for kind in (requests.Chat, requests.Completion):
         schemas[kind.__name__]["properties"] |= steering
     paths: dict[str, Any] = {}

@@ -32,7 +32,7 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     continuous_usage_stats: Literal[False] | None = None
 
 
-class Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class CommonFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The fields of both kinds of request; None is the default, and max_tokens -1 as many as there
     is room for. n_predict: llama.cpp's name of max_tokens. return_token_ids: as in vLLM, give each
     choice `token_ids`; log-probabilities get ids too."""
@@ -62,7 +62,7 @@ class Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return self.n_predict if self.max_tokens is None else self.max_tokens
 
 
-class Completion(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Completion(CommonFields, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """POST /v1/completions. logprobs: the number of likeliest tokens to report, besides the sampled
     one. echo: return the prompt and its log-probabilities before the text."""
 
@@ -128,7 +128,7 @@ class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "\n".join(part.text for part in self.content)
 
 
-class Chat(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Chat(CommonFields, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """POST /v1/chat/completions."""
 
     messages: Annotated[tuple[Turn, ...], Meta(min_length=1, max_length=2_000)]
@@ -171,7 +171,7 @@ class Detokenize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 Kind = TypeVar("Kind", Completion, Chat, Tokenize, Detokenize)
 
 #: Fields that change no text: about the user, billing, caching or reports.
-_ASIDE = frozenset(
+_IGNORED = frozenset(
     [
         "user",
         "metadata",
@@ -194,7 +194,7 @@ _ASIDE = frozenset(
     ]
 )
 #: Unsupported fields, and the values that are allowed because they change nothing; None always is.
-_NOTHING: dict[str, tuple[Any, ...]] = {
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "repetition_penalty": (1, 0),
@@ -267,12 +267,12 @@ def read(body: Mapping[str, Any], kind: type[Kind], served: str) -> Kind:
     for name, value in body.items():
         if name in known:
             own[name] = value
-        elif name in _NOTHING:
-            if value is not None and not any(_same(value, neutral) for neutral in _NOTHING[name]):
+        elif name in _NEUTRAL:
+            if value is not None and not any(_same(value, neutral) for neutral in _NEUTRAL[name]):
                 raise RequestError(
                     f"this server does not support {name}", param=name, code="unsupported"
                 )
-        elif name not in _ASIDE:
+        elif name not in _IGNORED:
             raise RequestError(f"there is no field {name!r}", param=name, code="unknown_field")
     try:
         request = msgspec.convert(own, kind)

@@ -48,7 +48,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class ChoiceEnd:
     """The end of a choice. idle: the steers without effect in it. cost: the cost of steering, if
     the request asks for it."""
 
@@ -90,10 +90,11 @@ class Answer:
         """The number of new tokens of all finished choices."""
         return self._n_new
 
-    def complete(self, events: Sequence[Piece | End]) -> _Json:
+    def complete(self, events: Sequence[Piece | ChoiceEnd]) -> _Json:
         """The complete answer, from all events."""
         ends = sorted(
-            (event for event in events if isinstance(event, End)), key=lambda event: event.choice
+            (event for event in events if isinstance(event, ChoiceEnd)),
+            key=lambda event: event.choice,
         )
         choices = []
         for end in ends:
@@ -108,16 +109,16 @@ class Answer:
             choices.append(self._choice(end.choice, content, tokens, end))
         return self._shell("") | {"choices": choices, "usage": self.usage()} | self._steering()
 
-    def opening(self, n_choices: int) -> list[str]:
+    def first_chunks(self, n_choices: int) -> list[str]:
         """The first chunks of a stream."""
         if not self.chat:
             return []
         begun = {"delta": {"role": "assistant", "content": ""}}
         return [self._chunk(self._choice(index, begun, [], None)) for index in range(n_choices)]
 
-    def event(self, event: Piece | End) -> str:
+    def event(self, event: Piece | ChoiceEnd) -> str:
         """The chunk of an event in a stream."""
-        if isinstance(event, End):
+        if isinstance(event, ChoiceEnd):
             content: _Json = {"delta": {}} if self.chat else {"text": ""}
             choice = self._choice(event.choice, content, (), event)
             is_last = len(self._idle) == self.n_choices
@@ -125,7 +126,7 @@ class Answer:
         content = {"delta": {"content": event.text}} if self.chat else {"text": event.text}
         return self._chunk(self._choice(event.choice, content, event.tokens, None))
 
-    def closing(self, *, usage: bool) -> list[str]:
+    def last_chunks(self, *, usage: bool) -> list[str]:
         """The last chunks of a stream."""
         last = sse(self._shell(".chunk") | {"choices": [], "usage": self.usage()})
         return [*([last] if usage else []), "data: [DONE]\n\n"]
@@ -160,7 +161,7 @@ class Answer:
         return sse(self._shell(".chunk") | {"choices": [choice]} | (steering or {}))
 
     def _choice(
-        self, index: int, content: _Json, tokens: Sequence[Token], end: End | None
+        self, index: int, content: _Json, tokens: Sequence[Token], end: ChoiceEnd | None
     ) -> _Json:
         log_probs = None
         if self.logprobs and (tokens or end is None):
@@ -215,7 +216,9 @@ class Answer:
         return entry | ({"id": token} if self.token_ids else {})
 
 
-def choice_steering(watched: Sequence[str], tokens: Sequence[Token], end: End | None) -> _Json:
+def choice_steering(
+    watched: Sequence[str], tokens: Sequence[Token], end: ChoiceEnd | None
+) -> _Json:
     """How a choice was steered, for its JSON: the projections of its tokens. At its end also what
     gates and guards did, which steers were idle, and the cost. watched: names of the projections.
     """

@@ -1,10 +1,12 @@
-"""Starts the server on Hugging Face, and keeps it up until it is interrupted."""
+"""Run the server on Hugging Face until it is interrupted."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import uvicorn
@@ -19,11 +21,11 @@ from steer.serving.library import Library
 from steer.serving.metrics import Metrics
 from steer.serving.middleware import Access, SteeringMiddleware
 
-#: Seconds that answers have to end in when the server is stopped.
-_LAST = 3
+#: Seconds that running answers get to end when the server is stopped.
+_GRACE_SECONDS = 3
 
 
-def serve(
+def run(
     model: Model,
     library: Library,
     at: socket.socket,
@@ -37,13 +39,13 @@ def serve(
 ) -> None:
     """Answer requests until the process is interrupted.
 
-    source: the model as commands name it. folder: where vectors are saved that are made on the
-    page. Only clients on this machine learn of both, and make vectors. log: gets the traceback of a
-    bug, and which vectors are left out. log_request: gets a line for each request, without its
-    texts.
+    source: the model as commands name it. folder: for vectors that are made on the page. Both are
+    only for clients on this machine. log: called with the traceback of a bug, and with a line for
+    each vector that is left out. log_request: called with a line for each request, without its
+    texts. on_up: called once the server answers.
 
     Raises:
-        HookError: steers change nothing in what it answers.
+        HookError: steers do not change the server's answers.
     """
     metrics = Metrics()
     with Batcher(model, log, metrics) as batcher:
@@ -69,11 +71,31 @@ def serve(
             lifespan="on",
             log_level="critical",
             http=Connection,
-            timeout_graceful_shutdown=_LAST,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
         )
         try:
-            uvicorn.Server(config).run(sockets=[at])
-        except SystemExit:  # so it ends where it does not start
+            _until_interrupted(uvicorn.Server(config), at)
+        except SystemExit:  # uvicorn's way to report that the start failed
             raise HookError(
                 front.failure or "the server does not start", hint="steer doctor -m MODEL says more"
             ) from None
+
+
+def _until_interrupted(server: uvicorn.Server, at: socket.socket) -> None:
+    """Run a server; in a thread, if this one runs an event loop already, as in a notebook.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed; the server has ended.
+        SystemExit: the server does not start.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        server.run(sockets=[at])
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="serve") as pool:
+        future = pool.submit(server.run, sockets=[at])
+        try:
+            future.result()
+        finally:
+            server.should_exit = True

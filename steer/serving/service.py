@@ -14,7 +14,7 @@ from fastapi import Request
 
 from steer.base.errors import IdleError, UsageError
 from steer.contrasts.frame import joinable
-from steer.hooks.meeting import check_can_act
+from steer.hooks.idle import check_can_act
 from steer.hooks.tokens import standing
 from steer.models.model import Model
 from steer.serving import limits, requests
@@ -22,7 +22,7 @@ from steer.serving.batching import Batcher, Event, Job, Order
 from steer.serving.errors import RequestError
 from steer.serving.library import Library, Steering
 from steer.serving.messages import render
-from steer.serving.responses import Answer, End
+from steer.serving.responses import Answer, ChoiceEnd
 from steer.steering.generation import Guide, Row, Sampling
 from steer.steering.readers import check_readers
 from steer.steering.tokens import LearnedToken, mark, marked_names, separate
@@ -32,18 +32,18 @@ _USUAL, _UNKNOWN = 16, 4096
 #: The lowest temperature; dividing by a lower one overflows.
 _COLD = 1e-4
 #: Seconds between checks whether a client is still connected.
-_PATIENCE = 0.2
+_CHECK_SECONDS = 0.2
 #: The keys of the scope for data from the middleware.
 BODY, STEERING, LOG = "steer.body", "steer.steering", "steer.log"
 
 
 @dataclass
-class Work:
+class PreparedRequest:
     """A request that is ready for generation.
 
-    conditioned: token ids of each prompt under each condition that guides it. prefill: those that
-    each text begins with. wanted: the most new tokens; None is all that fit. notes: for the client,
-    on the rendering of messages and on vectors that were made from another kind of texts.
+    conditioned: token ids of each prompt under each condition that guides it. prefill: token ids
+    that each text begins with. wanted: the most new tokens; None for all that fit. notes: for the
+    client, on the rendering of messages and on vectors that were made from another kind of texts.
     """
 
     params: requests.Completion | requests.Chat
@@ -59,10 +59,10 @@ class Service:
     """The state that the routes share."""
 
     def __init__(
-        self, model: Model, batcher: Batcher, library: Library, preparing: limits.Preparing
+        self, model: Model, batcher: Batcher, library: Library, threads: limits.TimedThreads
     ) -> None:
         self.model, self.batcher, self.library = model, batcher, library
-        self._preparing = preparing
+        self._threads = threads
 
     @property
     def served(self) -> str:
@@ -76,7 +76,9 @@ class Service:
         longest = max(map(len, self.model.tokenizer.get_vocab()), default=1)
         return int(self.model.context * longest)
 
-    async def prepare_completion(self, body: Mapping[str, Any], steering: Steering) -> Work:
+    async def prepare_completion(
+        self, body: Mapping[str, Any], steering: Steering
+    ) -> PreparedRequest:
         """Prepare a completion.
 
         Raises:
@@ -92,29 +94,32 @@ class Service:
         def encode(text: str | tuple[int, ...]) -> list[int]:
             if not isinstance(text, str):
                 return list(text)
-            self._check_written(text, steering)
+            self._check_named(text, steering)
             return model.encode(text, special=params.add_special_tokens)
 
         def encode_all() -> tuple[list[list[int]], list[tuple[list[int], ...]]]:
             prompts = [encode(text) for text in texts]
             return prompts, [
-                self._under(
+                self._check_conditions(
                     steering,
                     ids,
-                    [encode(conditioned) for conditioned in _after(text, steering.guides)],
+                    [
+                        encode(conditioned)
+                        for conditioned in _conditioned_prompts(text, steering.guides)
+                    ],
                 )
                 for text, ids in zip(texts, prompts, strict=True)
             ]
 
-        prompts, conditioned = await self._preparing.run(encode_all, "the tokenizer")
+        prompts, conditioned = await self._threads.run(encode_all, "the tokenizer")
         wanted = params.most_tokens
         if wanted is None:
             wanted = steering.settings.get("max_tokens", _USUAL)
         wanted = None if wanted == -1 else wanted
         prefill = await self._prefill(steering)
-        return Work(params, prompts, wanted, steering.settings, [], conditioned, prefill)
+        return PreparedRequest(params, prompts, wanted, steering.settings, [], conditioned, prefill)
 
-    async def prepare_chat(self, body: Mapping[str, Any], steering: Steering) -> Work:
+    async def prepare_chat(self, body: Mapping[str, Any], steering: Steering) -> PreparedRequest:
         """Prepare a chat, in the model's template.
 
         Raises:
@@ -126,18 +131,20 @@ class Service:
         for guide in steering.guides:
             self._check_length(guide.condition, "condition")
             under.append((await self.encode_chat(params, steering, guide.condition))[0])
-        conditioned = [self._under(steering, ids, under)]
+        conditioned = [self._check_conditions(steering, ids, under)]
         wanted = params.max_completion_tokens
         wanted = params.most_tokens if wanted is None else wanted
         wanted = steering.settings.get("max_tokens") if wanted is None else wanted
         wanted = None if wanted == -1 else wanted
         prefill = await self._prefill(steering)
-        return Work(params, [ids], wanted, steering.settings, notes, conditioned, prefill)
+        return PreparedRequest(
+            params, [ids], wanted, steering.settings, notes, conditioned, prefill
+        )
 
-    def _under(
+    def _check_conditions(
         self, steering: Steering, plain: list[int], conditioned: Sequence[list[int]]
     ) -> tuple[list[int], ...]:
-        """A prompt under each condition.
+        """The prompt under each condition, if each changes it.
 
         Raises:
             RequestError: a condition changes nothing in it.
@@ -174,21 +181,21 @@ class Service:
         def encode() -> tuple[list[int], list[str]]:
             text, notes = render(self.model, params, steering, condition)
             self._check_length(text, "messages")
-            self._check_written(text, steering)
+            self._check_named(text, steering)
             return self.model.knowing(_tokens(steering)).encode(text, special=False), notes
 
-        return await self._preparing.run(encode, "the chat template")
+        return await self._threads.run(encode, "the chat template")
 
     async def encode(self, text: str, *, special: bool) -> list[int]:
         """A text as token ids."""
         self._check_length(text, "prompt")
-        return await self._preparing.run(
+        return await self._threads.run(
             lambda: self.model.encode(text, special=special), "the tokenizer"
         )
 
     async def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids."""
-        return await self._preparing.run(lambda: self.model.decode(ids), "the tokenizer")
+        return await self._threads.run(lambda: self.model.decode(ids), "the tokenizer")
 
     def _check_length(self, text: str | tuple[int, ...], param: str) -> None:
         most = self._most_characters if isinstance(text, str) else self.model.context
@@ -201,18 +208,18 @@ class Service:
                 code="context_length_exceeded",
             )
 
-    def begin(self, work: Work, steering: Steering) -> tuple[Job, Sampling]:
+    def begin(self, prepared: PreparedRequest, steering: Steering) -> tuple[Job, Sampling]:
         """Start the generation.
 
         Raises:
             RequestError: there is no room, the request is too large, or a steer would be idle.
         """
-        model, params, settings = self.model, work.params, work.settings
+        model, params, settings = self.model, prepared.params, prepared.settings
         tokens = _tokens(steering)
-        sequences = [*work.prompts, *(ids for under in work.conditioned for ids in under)]
+        sequences = [*prepared.prompts, *(ids for under in prepared.conditioned for ids in under)]
         every = [standing(model, tokens, ids) for ids in sequences]
         longest = max(map(len, every), default=0)
-        wanted = work.wanted
+        wanted = prepared.wanted
         if wanted is None:
             wanted = model.context - longest if model.context else _UNKNOWN
         if wanted == 0:
@@ -220,8 +227,8 @@ class Service:
         param = "prompt" if isinstance(params, requests.Completion) else "messages"
         for ids in every:
             self._check_prompt(ids, max(wanted, 1), param, tokens)
-        if work.prefill:
-            self._check_prefill(work.prefill, wanted)
+        if prepared.prefill:
+            self._check_prefill(prepared.prefill, wanted)
         chosen = settings.get
         temperature = (
             chosen("temperature", 1.0) if params.temperature is None else params.temperature
@@ -240,7 +247,7 @@ class Service:
         )
         rows = [
             Row("", sample, ids, under)
-            for ids, under in zip(work.prompts, work.conditioned, strict=True)
+            for ids, under in zip(prepared.prompts, prepared.conditioned, strict=True)
             for sample in range(sampling.samples)
         ]
         if len(rows) > limits.MOST_CHOICES:
@@ -254,7 +261,7 @@ class Service:
             )
         if not steering.allow_idle:
             try:
-                check_can_act(model, steering.steers, work.prompts, sampling.max_tokens)
+                check_can_act(model, steering.steers, prepared.prompts, sampling.max_tokens)
             except IdleError as error:
                 raise RequestError(
                     f'{error}; "allow_idle": true allows it', param="steer", code="idle"
@@ -271,7 +278,7 @@ class Service:
             raise RequestError(
                 f"{error}; ask for {other}", param="guard", code="bad_steer"
             ) from None
-        work.notes += [f"{note}: ask for {other}" for note in notes]
+        prepared.notes += [f"{note}: ask for {other}" for note in notes]
         order = Order(
             rows,
             steering,
@@ -279,29 +286,29 @@ class Service:
             params.top,
             bool(params.stream),
             bool(params.return_token_ids),
-            work.prefill,
-            self._echoes(work, steering),
+            prepared.prefill,
+            self._echoes(prepared, steering),
         )
         return self.batcher.order(order), sampling
 
-    def _echoes(self, work: Work, steering: Steering) -> bool:
+    def _echoes(self, prepared: PreparedRequest, steering: Steering) -> bool:
         """Whether to echo the prompts.
 
         Raises:
             RequestError: another field excludes it, or it takes too much memory.
         """
-        params = work.params
+        params = prepared.params
         if not (isinstance(params, requests.Completion) and params.echo):
             return False
         size = self.model.network.config.get_text_config().vocab_size
-        with_others = params.stream or steering.watched or steering.guides or work.prefill
+        with_others = params.stream or steering.watched or steering.guides or prepared.prefill
         if with_others or _tokens(steering):
             raise RequestError(
                 "echo excludes stream, watch, condition, prefill and learned tokens",
                 param="echo",
                 code="unsupported",
             )
-        if max(map(len, work.prompts)) * size > limits.MOST_LOGITS:
+        if max(map(len, prepared.prompts)) * size > limits.MOST_LOGITS:
             raise RequestError(
                 f"echo takes prompts of at most {limits.MOST_LOGITS // size:,} tokens",
                 param="echo",
@@ -319,10 +326,11 @@ class Service:
                 param="prefill",
             )
 
-    def _check_written(self, text: str, steering: Steering) -> None:
-        """
+    def _check_named(self, text: str, steering: Steering) -> None:
+        """Check that steers name all learned tokens in a text.
+
         Raises:
-            RequestError: a text has a learned token of this server written, and no steer names it.
+            RequestError: the text contains a learned token of this server that no steer names.
         """
         named = {steer.vector.name for steer in steering.steers if steer.is_token}
         for name in marked_names(text):
@@ -352,22 +360,24 @@ class Service:
                 code="context_length_exceeded",
             )
 
-    def answer(self, work: Work, steering: Steering, job: Job, model_name: str) -> Answer:
+    def answer(
+        self, prepared: PreparedRequest, steering: Steering, job: Job, model_name: str
+    ) -> Answer:
         """The answer that the job's events fill."""
         return Answer(
             model_name,
-            isinstance(work.params, requests.Chat),
-            sum(map(len, work.prompts)),
-            work.params.top is not None,
+            isinstance(prepared.params, requests.Chat),
+            sum(map(len, prepared.prompts)),
+            prepared.params.top is not None,
             len(job.order.rows),
-            [self.library.as_asked(steer) for steer in steering.steers],
+            [self.library.as_request(steer) for steer in steering.steers],
             [str(projection) for projection in steering.watched],
-            work.notes,
-            token_ids=bool(work.params.return_token_ids),
+            prepared.notes,
+            token_ids=bool(prepared.params.return_token_ids),
         )
 
 
-def _after(text: str | tuple[int, ...], guides: Sequence[Guide]) -> list[str]:
+def _conditioned_prompts(text: str | tuple[int, ...], guides: Sequence[Guide]) -> list[str]:
     """The prompt after each condition.
 
     Raises:
@@ -378,9 +388,9 @@ def _after(text: str | tuple[int, ...], guides: Sequence[Guide]) -> list[str]:
     return [joinable(guide.condition) + str(text) for guide in guides]
 
 
-async def collected(request: Request, job: Job) -> list[Event]:
-    """All events of a job, while its client is connected."""
-    async with _while_there(request, job):
+async def all_events(request: Request, job: Job) -> list[Event]:
+    """All events of a job; abandons it when its client disconnects."""
+    async with _until_disconnect(request, job):
         return [event async for event in job.stream()]
 
 
@@ -391,12 +401,13 @@ async def lines(
     log: list[str],
     n_prompt: int,
 ) -> AsyncIterator[str]:
-    """A job's events, as pieces of a stream."""
+    """A job's events as pieces of a stream. tell, refused: the text of an event and of an error.
+    log: gets the numbers of tokens at the end."""
     n_new = 0
     try:
         async with aclosing(job.stream()) as events:
             async for event in events:
-                n_new += event.n_tokens if isinstance(event, End) else 0
+                n_new += event.n_tokens if isinstance(event, ChoiceEnd) else 0
                 yield tell(event)
     except RequestError as refusal:
         yield refused(refusal)
@@ -406,12 +417,12 @@ async def lines(
 
 
 @asynccontextmanager
-async def _while_there(request: Request, job: Job) -> AsyncIterator[None]:
+async def _until_disconnect(request: Request, job: Job) -> AsyncIterator[None]:
     """Abandon a job when its client disconnects."""
 
     async def watch() -> None:
         while not await request.is_disconnected():
-            await asyncio.sleep(_PATIENCE)
+            await asyncio.sleep(_CHECK_SECONDS)
         job.leave()
 
     watching = asyncio.create_task(watch())

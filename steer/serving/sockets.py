@@ -1,4 +1,4 @@
-"""A socket for a server, before the server is."""
+"""Open a server's socket before the model loads, so that a taken port is reported at once."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from steer.base.errors import SteerError
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
-    """A socket at an address; port 0 is any that is free.
+    """A socket that listens at an address; port 0 takes any free port.
 
     Raises:
-        SteerError: it is taken, or not this machine's.
+        SteerError: the port is taken, or the address is not this machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -25,10 +25,10 @@ def listening_socket(host: str, port: int) -> socket.socket:
 
 
 def first_free(host: str, ports: Sequence[int]) -> socket.socket:
-    """A socket at the first of the ports that can be had.
+    """A socket that listens at the first free one of these ports.
 
     Raises:
-        SteerError: none can be.
+        SteerError: no port is free.
     """
     for port in ports[:-1]:
         try:

@@ -47,7 +47,7 @@ from steer.serving.middleware import (
     Application,
     Scope,
     SteeringMiddleware,
-    to_be_read,
+    body_receiver,
     with_length,
 )
 from steer.steering.operation import Coefficient
@@ -56,28 +56,28 @@ from steer.vectors import store
 from steer.vectors.rendering import DEFAULT_SETTINGS, TemplateSettings
 
 #: The most ops other than add of one request at one layer; the tables are made in advance.
-MOST_ALONG = 2
+MOST_OTHER_OPS = 2
 #: Environment variables with the server's key, and with the settings of access.
 _KEY, _ACCESS = "STEER_API_KEY", "STEER_SERVE_ACCESS"
 _PROGRAM = "vllm.entrypoints.openai.api_server"
-#: Steerings of which it is remembered whether they change anything.
+#: The most steerings for which the result of the check for changes is cached.
 _MOST_KNOWN = 10_000
 #: Seconds that vLLM gets to end.
-_LAST = 20
+_GRACE_SECONDS = 20
 #: Fields that would bypass the middleware: tensors, another request's cache, and a beam search,
 #: which drops the other fields of its request.
-_CLOSED = ("prompt_embeds", "kv_transfer_params", "ec_transfer_params", "use_beam_search")
+_FORBIDDEN = ("prompt_embeds", "kv_transfer_params", "ec_transfer_params", "use_beam_search")
 
 
 class VllmMiddleware(SteeringMiddleware):
-    """The middleware of a server that `serve` started; vLLM creates it for `--middleware`."""
+    """The middleware of a server that `run` started; vLLM creates it for `--middleware`."""
 
     def __init__(self, app: Application) -> None:
         files = store.files(Path(os.environ[FOLDER]))
         library = Library({file.stem: store.read(file) for file in files})
 
         def hand_on(body: dict[str, Any], steering: Steering, _scope: Scope) -> dict[str, Any]:
-            return handed_on(body, steering, library, template)
+            return vllm_body(body, steering, library, template)
 
         settings = json.loads(os.environ.get(_ACCESS, "{}"))
         template = TemplateSettings(settings.get("template_arguments", ""))
@@ -87,19 +87,19 @@ class VllmMiddleware(SteeringMiddleware):
         )
         about = settings.get("about")
         super().__init__(app, library, hand_on, access=access, about=about, log=_warn)
-        #: By path, the names of the fields that a body may have there.
+        #: The names of the fields that a body may have, by path.
         self._fields: dict[str, frozenset[str]] = {}
-        #: By what travels to the workers: whether it changes what the model computes.
+        #: Whether a steer changes the model's output, by its encoding for the workers.
         self._acts: dict[str, bool] = {}
 
-    async def _examined(self, application: Application) -> str | None:
+    async def _check_steering(self, application: Application) -> str | None:
         transport = httpx.ASGITransport(app=self._app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             answer = await client.get("/openapi.json")
         if answer.status_code != 200:
             return "vLLM does not say which fields a request may have: leave its docs on"
         self._fields = body_fields(answer.json())
-        return await super()._examined(application)
+        return await super()._check_steering(application)
 
     async def _check(self, body: dict[str, Any], steering: Steering, scope: Scope) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
@@ -115,14 +115,14 @@ class VllmMiddleware(SteeringMiddleware):
                 )
 
     async def _changes(self, steer: Steer, scope: Scope) -> bool:
-        """Whether a steer changes a bit of what the model computes; found out once of each."""
+        """Whether a steer changes any bit of the first token's log-probabilities; tested once."""
         if not reached(steer, [False, False], 2, steer.vector.metadata.model.n_layers):
             return False
         try:
             key = wire.encode([unbounded(steer)], self._library.names)
             wire.check_engine_can(steer, NAME)
         except UsageError:
-            return True  # `handed_on` refuses it
+            return True  # `vllm_body` refuses it
         if key not in self._acts:
             if len(self._acts) >= _MOST_KNOWN:
                 self._acts.clear()
@@ -135,22 +135,22 @@ class VllmMiddleware(SteeringMiddleware):
 
     async def _first_log_probs(self, steering: Steering, scope: Scope) -> Any:
         """The log-probabilities of a first token under a steering."""
-        data = json.dumps(handed_on(dict(SHORT_REQUEST), steering, self._library)).encode()
+        data = json.dumps(vllm_body(dict(SHORT_REQUEST), steering, self._library)).encode()
         path = {"path": scope.get("root_path", "") + STEERED[0], "raw_path": STEERED[0].encode()}
         inner = {**scope, **path, "query_string": b"", "headers": with_length(scope, len(data))}
-        status, answer = await self._ask_behind(inner, to_be_read(data, _silence))
+        status, answer = await self._ask_inner(inner, body_receiver(data, _silence))
         if status != 200:
-            raise RequestError(f"the server behind answers {status} to a first look", status=502)
+            raise RequestError(f"vLLM answers {status} to the request that tests it", status=502)
         return json.loads(answer)["choices"][0]["logprobs"]
 
 
-def handed_on(
+def vllm_body(
     body: dict[str, Any],
     steering: Steering,
     library: Library,
     template: TemplateSettings = DEFAULT_SETTINGS,
 ) -> dict[str, Any]:
-    """The body for vLLM. template: the server's own template settings.
+    """The body to pass on to vLLM. template: the server's own template settings.
 
     Raises:
         RequestError: the engine does not support it, or it would bypass the middleware.
@@ -173,13 +173,13 @@ def handed_on(
             wire.check_engine_can(steer, NAME)
     except UsageError as error:
         raise RequestError(str(error), param="steer", code="bad_steer") from None
-    if shape_of([steers], 1).n_along > MOST_ALONG:
+    if shape_of([steers], 1).n_along > MOST_OTHER_OPS:
         raise RequestError(
-            f"at most {MOST_ALONG} ops other than add are allowed at one layer",
+            f"at most {MOST_OTHER_OPS} ops other than add are allowed at one layer",
             param="steer",
             code="bad_steer",
         )
-    for field in _CLOSED:
+    for field in _FORBIDDEN:
         if body.get(field):
             raise RequestError(
                 f"this server does not support {field}", param=field, code="unsupported"
@@ -213,7 +213,7 @@ async def _silence() -> NoReturn:
 
 
 def body_fields(openapi: Any) -> dict[str, frozenset[str]]:
-    """By path, the names of a body's fields, as a server's description (OpenAPI 3) has them."""
+    """The names of a body's fields, by path, from a server's description (OpenAPI 3)."""
     fields: dict[str, frozenset[str]] = {}
     for path, methods in openapi["paths"].items():
         content = methods.get("post", {}).get("requestBody", {}).get("content", {})
@@ -223,7 +223,7 @@ def body_fields(openapi: Any) -> dict[str, frozenset[str]]:
 
 
 def _properties(schema: Any, openapi: Any) -> Iterator[str]:
-    """The fields of a schema and of what it refers to."""
+    """The fields of a schema and of those that it refers to."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         yield from _properties(openapi["components"]["schemas"][name], openapi)
@@ -234,7 +234,7 @@ def _properties(schema: Any, openapi: Any) -> Iterator[str]:
 
 
 def check_fields(body: Mapping[str, Any], known: frozenset[str]) -> None:
-    """Refuse a field that the server behind does not know: it would drop it without a word.
+    """Refuse a field that vLLM does not know, since it would silently ignore it.
 
     Raises:
         RequestError: naming the field.
@@ -256,10 +256,10 @@ def shape(library: Library) -> Shape:
         [Steer(vector, Coefficient(1.0), vector.metadata.layers)]
         for vector in library.vectors.values()
     ]
-    return replace(shape_of(every, n_slots=0), n_along=MOST_ALONG)
+    return replace(shape_of(every, n_slots=0), n_along=MOST_OTHER_OPS)
 
 
-def serve(
+def run(
     source: ModelSource,
     library: Library,
     *,
@@ -306,13 +306,13 @@ def serve(
             "origins": access.origins,
             "template_arguments": source.template.arguments,
             "about": dict(about),
-            "defaults": [library.as_asked(steer) for steer in library.defaults],
+            "defaults": [library.as_request(steer) for steer in library.defaults],
         }
         variables[_ACCESS] = json.dumps(settings)
-        url = f"http://{_reached(host)}:{port}"
+        url = f"http://{_client_address(host)}:{port}"
 
         def when_up() -> None:
-            for name in set(library.vectors) - _served(url, access):
+            for name in set(library.vectors) - _served_names(url, access):
                 library.leave_out(name)
             on_up()
 
@@ -358,7 +358,7 @@ def _warn(text: str) -> None:
     sys.stderr.write(f"warning: {text}\n")
 
 
-def _served(url: str, access: Access) -> set[str]:
+def _served_names(url: str, access: Access) -> set[str]:
     """The names of the vectors that a server serves.
 
     Raises:
@@ -383,13 +383,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.terminate()
         try:
-            process.wait(_LAST)
+            process.wait(_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
-def _reached(host: str) -> str:
-    """The address at which this machine reaches a server that listens at `host`."""
+def _client_address(host: str) -> str:
+    """The host under which this machine reaches a server that listens at `host`."""
     here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{here}]" if ":" in here else here

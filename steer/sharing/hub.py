@@ -14,7 +14,7 @@ from typing import Any
 from steer.base.errors import SteerError, UsageError
 from steer.base.hub import OFFLINE, is_offline_mode
 from steer.sharing.address import Address
-from steer.sharing.places import ChangedError, MissingError, UnreachableError, reaching
+from steer.sharing.places import ChangedError, MissingError, UnreachableError, network_errors
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -41,7 +41,7 @@ class Repository:
         Raises:
             MissingError: there is no such repository or revision.
         """
-        with reaching(self.address):
+        with network_errors(self.address):
             info = self._api.model_info(self.address.root, revision=self.address.revision)
             return str(info.sha)
 
@@ -55,7 +55,7 @@ class Repository:
     @cached_property
     def _files(self) -> dict[str, int]:
         revision = self.revision
-        with reaching(self.address):
+        with network_errors(self.address):
             entries = self._api.list_repo_tree(
                 self.address.root, path_in_repo=self.address.folder or None, revision=revision
             )
@@ -69,7 +69,7 @@ class Repository:
 
         if start >= stop:
             return b""
-        with reaching(f"{self.address}/{name}"):
+        with network_errors(f"{self.address}/{name}"):
             url = hf_hub_url(self.address.root, self._path(name), revision=self.revision)
             headers = build_hf_headers() | {"Range": f"bytes={start}-{stop - 1}"}
             read = bytearray()
@@ -101,7 +101,7 @@ class Repository:
             CommitOperationAdd(path_in_repo=self._path(name), path_or_fileobj=data)
             for name, data in files.items()
         ]
-        with reaching(self.address):
+        with network_errors(self.address):
             try:
                 commit = self._api.create_commit(
                     self.address.root,
@@ -123,7 +123,7 @@ class Repository:
         except MissingError:
             if self.address.revision is not None:
                 raise
-        with reaching(self.address):
+        with network_errors(self.address):
             self._api.create_repo(self.address.root, private=self._private or None, exist_ok=True)
         return self.revision
 
@@ -146,14 +146,14 @@ def cached(address: Address, file: str, limit: int) -> tuple[Path, str, bool]:
     branch = address.revision or "main"
     subject = f"{address.place}/{file}"
     try:
-        with reaching(subject):
+        with network_errors(subject):
             remote = get_hf_file_metadata(hf_hub_url(address.root, name, revision=branch))
         if remote.size is not None and remote.size > limit:
             raise SteerError(f"{subject} has {remote.size:,} bytes, more than {limit:,}")
         offline = False
     except UnreachableError:
         offline = True
-    with reaching(subject):
+    with network_errors(subject):
         try:
             path = Path(
                 hf_hub_download(address.root, name, revision=branch, local_files_only=offline)

@@ -1,4 +1,4 @@
-"""The interface of every place that holds vectors, and the errors of reaching one."""
+"""The interface of every place where vectors are shared, and its network errors."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def contents(place: Place, file: str, limit: int) -> bytes | None:
 
 
 @contextlib.contextmanager
-def reaching(subject: object) -> Iterator[None]:
+def network_errors(subject: object) -> Iterator[None]:
     """Turn any error that a library raises while it reaches a place into one for the user.
 
     Each library has its own exceptions, without a common base class.

@@ -32,7 +32,7 @@ _TRIES = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class VectorUpload:
     """A vector to push: its checked bytes, and its signature of 64 bytes where it has one."""
 
     name: str
@@ -63,7 +63,7 @@ class PushResult:
         return {"revision": self.revision, "vectors": vectors}
 
 
-def parcel(path: Path) -> Parcel:
+def prepare_upload(path: Path) -> VectorUpload:
     """Read a vector file of this machine and check it in full.
 
     Raises:
@@ -78,12 +78,12 @@ def parcel(path: Path) -> Parcel:
     vector, data = store.read_with_bytes(path)
     # A link in a folder from elsewhere could point at a private file.
     signature = signing.read_beside(path, follow_links=False)
-    return Parcel(name, data, vector.metadata, signature)
+    return VectorUpload(name, data, vector.metadata, signature)
 
 
 def push(
     address: Address,
-    parcels: Sequence[Parcel],
+    uploads: Sequence[VectorUpload],
     evidence: Mapping[str, Evidence],
     *,
     force: bool = False,
@@ -100,7 +100,7 @@ def push(
     for attempt in range(_TRIES):
         place = open_place(address, private=private)
         try:
-            return _push(place, parcels, evidence, force=force)
+            return _push(place, uploads, evidence, force=force)
         except ChangedError:
             if attempt == _TRIES - 1:
                 raise
@@ -109,57 +109,59 @@ def push(
 
 
 def _push(
-    place: Place, parcels: Sequence[Parcel], evidence: Mapping[str, Evidence], *, force: bool
+    place: Place, uploads: Sequence[VectorUpload], evidence: Mapping[str, Evidence], *, force: bool
 ) -> PushResult:
     present = vector_files(place.files())
-    changed = [parcel for parcel in parcels if _differs(place, parcel, present, force=force)]
-    hashes = {parcel.name: parcel.metadata.sha256 for parcel in parcels}
+    changed = [upload for upload in uploads if _differs(place, upload, present, force=force)]
+    hashes = {upload.name: upload.metadata.sha256 for upload in uploads}
     where = str(replace(place.address, revision=None))
     files: dict[str, bytes] = {}
     texts: dict[str, bytes] = {}
-    for parcel in parcels:
-        name = parcel.name
-        if parcel in changed:
-            files[name + SUFFIX] = parcel.data
-        if parcel.signature is not None:
-            text = f"{signing.to_text(parcel.signature)}\n"
+    for upload in uploads:
+        name = upload.name
+        if upload in changed:
+            files[name + SUFFIX] = upload.data
+        if upload.signature is not None:
+            text = f"{signing.to_text(upload.signature)}\n"
             texts[name + SUFFIX + signing.SIGNATURE] = text.encode()
-        results = evidence.get(parcel.metadata.sha256)
+        results = evidence.get(upload.metadata.sha256)
         # A push without evidence does not remove the evidence from an earlier card.
-        if results is not None or parcel in changed or name + CARD not in place.files():
-            texts[name + CARD] = card(name, parcel.metadata, where, results).encode()
+        if results is not None or upload in changed or name + CARD not in place.files():
+            texts[name + CARD] = card(name, upload.metadata, where, results).encode()
     replaced = frozenset(texts) | frozenset(files if force else ()) | {README}
-    names = ", ".join(parcel.name for parcel in parcels)
+    names = ", ".join(upload.name for upload in uploads)
     own = _own_readme(place)
     if place.address.protocol == HUB:  # one commit for all, or none
         if not own:
-            texts |= _index(place, parcels, texts, where)
+            texts |= _index(place, uploads, texts, where)
         revision = place.write(files | texts, f"Push {names}", replace=replaced)
-        return PushResult(hashes, revision, tuple(parcel.name for parcel in changed), own)
+        return PushResult(hashes, revision, tuple(upload.name for upload in changed), own)
     place.write(files | texts, "", replace=replaced)
     if not own:
         _write_index(place, where)
-    return PushResult(hashes, None, tuple(parcel.name for parcel in changed), own)
+    return PushResult(hashes, None, tuple(upload.name for upload in changed), own)
 
 
-def _differs(place: Place, parcel: Parcel, present: Mapping[str, int], *, force: bool) -> bool:
-    if parcel.name not in present:
+def _differs(
+    place: Place, upload: VectorUpload, present: Mapping[str, int], *, force: bool
+) -> bool:
+    if upload.name not in present:
         return True
     try:
-        present_hash = header(place, parcel.name, present[parcel.name]).sha256
+        present_hash = header(place, upload.name, present[upload.name]).sha256
     except SteerError:
         present_hash = ""
     # The header gives the hash; the length shows that the file is complete.
-    if present_hash == parcel.metadata.sha256 and present[parcel.name] == len(parcel.data):
+    if present_hash == upload.metadata.sha256 and present[upload.name] == len(upload.data):
         return False
     if not force:
         raise SteerError(
-            f"{place.address} has another vector named {parcel.name}",
+            f"{place.address} has another vector named {upload.name}",
             hint="pass --force to replace it, or push it under another name",
         )
-    if parcel.signature is None and parcel.name + SUFFIX + signing.SIGNATURE in place.files():
+    if upload.signature is None and upload.name + SUFFIX + signing.SIGNATURE in place.files():
         raise SteerError(
-            f"{place.address} has a signed vector named {parcel.name}, and this one is not signed",
+            f"{place.address} has a signed vector named {upload.name}, and this one is not signed",
             hint="sign it first (steer sign), or push it under another name",
         )
     return True
@@ -174,11 +176,11 @@ def _own_readme(place: Place) -> bool:
 
 
 def _index(
-    place: Place, parcels: Sequence[Parcel], cards: Mapping[str, bytes], where: str
+    place: Place, uploads: Sequence[VectorUpload], cards: Mapping[str, bytes], where: str
 ) -> dict[str, bytes]:
-    """The README for the vectors that the place has together with the parcels."""
+    """The README for the vectors that the place has together with the uploads."""
     rows = {entry.name: entry.metadata for entry in listing(place) if entry.metadata is not None}
-    rows |= {parcel.name: parcel.metadata for parcel in parcels}
+    rows |= {upload.name: upload.metadata for upload in uploads}
     rows = dict(sorted(rows.items()))
     sole = None
     if len(rows) == 1:

@@ -16,7 +16,7 @@ from typing import Any
 from steer.base.errors import SteerError
 from steer.base.files import open_regular, write_atomic
 from steer.sharing.address import LOCAL, Address
-from steer.sharing.places import ChangedError, MissingError, reaching
+from steer.sharing.places import ChangedError, MissingError, network_errors
 
 #: The extra of this package that installs what a protocol needs besides fsspec.
 EXTRAS = {
@@ -41,7 +41,7 @@ class Folder:
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        with reaching(address):
+        with network_errors(address):
             self._fs = _file_system(address)
             place = str(Path(address.place).absolute()) if self._local else address.place
             self._root = str(self._fs._strip_protocol(place))
@@ -53,7 +53,7 @@ class Folder:
     def files(self) -> dict[str, int]:
         """Names and sizes in bytes; empty for a folder that does not exist yet."""
         try:
-            with reaching(self.address):
+            with network_errors(self.address):
                 if self._local:
                     return _local_files(self._root)
                 self._fs.invalidate_cache()
@@ -67,7 +67,7 @@ class Folder:
         """Bytes `start` to `stop`."""
         if start >= stop:
             return b""
-        with reaching(f"{self.address}/{name}"):
+        with network_errors(f"{self.address}/{name}"):
             if self._local:
                 # A link in a shared folder could point at any file of its reader.
                 with open_regular(Path(self._path(name)), follow_links=False) as file:
@@ -79,11 +79,11 @@ class Folder:
         self, files: dict[str, bytes], message: str, *, replace: frozenset[str]
     ) -> str | None:
         """Write one file after the other, each atomically."""
-        with reaching(self.address):
+        with network_errors(self.address):
             if self.address.protocol not in _OBJECT_STORES:
                 self._fs.makedirs(self._root, exist_ok=True)
         for name, data in files.items():
-            with reaching(f"{self.address}/{name}"):
+            with network_errors(f"{self.address}/{name}"):
                 self._put(name, data, force=name in replace)
         return None
 

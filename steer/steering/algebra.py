@@ -35,7 +35,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Likeness:
+class Similarity:
     """Cosines of two vectors, given by index, at the layers they share; None where one is zero."""
 
     first: int
@@ -89,11 +89,11 @@ def combine(
         metadata, name=name, description=description, license=license or shared_license
     )
     if op == "span":
-        return _removing(parts, metadata, orthogonal_to)
+        return _ablation_of(parts, metadata, orthogonal_to)
     return SteeringVector(metadata, directions)
 
 
-def _removing(
+def _ablation_of(
     parts: Sequence[Steer], metadata: Metadata, orthogonal_to: Sequence[SteeringVector]
 ) -> SteeringVector:
     """The low-rank edit h - Q Q^T h that removes all directions of the parts, Q [d_model, k].
@@ -148,14 +148,14 @@ def shared_layers(vectors: Sequence[SteeringVector]) -> tuple[int, ...]:
     return _shared([vector.metadata.layers for vector in vectors])
 
 
-def likenesses(vectors: Sequence[SteeringVector]) -> list[Likeness]:
+def likenesses(vectors: Sequence[SteeringVector]) -> list[Similarity]:
     """Cosines of all pairs of vectors, at the layers that both have.
 
     cos = v.w / (|v| |w|), in float64. Vectors of different widths have no layer in common. For a
     low-rank edit: of its constant part.
     """
     return [
-        Likeness(first, second, _cosines(vectors[first], vectors[second]))
+        Similarity(first, second, _cosines(vectors[first], vectors[second]))
         for first, second in combinations(range(len(vectors)), 2)
     ]
 

@@ -32,7 +32,7 @@ class NamedSteer:
         return f"{self.vector} when {self.when}" if self.when else self.vector
 
 
-def behind(steers: Sequence[NamedSteer], when: str | None, by: str) -> list[NamedSteer]:
+def gated(steers: Sequence[NamedSteer], when: str | None, by: str) -> list[NamedSteer]:
     """The steers with the gate `when`, if there is one. by: the option or key that names it.
 
     Raises:

@@ -45,7 +45,7 @@ class Addition:
 
 
 @dataclass(frozen=True, slots=True)
-class Along:
+class ProjectionEdit:
     """An op other than add, which acts on the projection on a unit vector, `direction`, float32
     [d_model]. level: a projection in activation units, or degrees for rotate.
     """
@@ -64,7 +64,7 @@ class SitePlan:
 
     adds: dict[Timing, Addition] = field(default_factory=dict)
     kept: dict[Timing, Addition] = field(default_factory=dict)
-    others: list[Along] = field(default_factory=list)
+    others: list[ProjectionEdit] = field(default_factory=list)
 
 
 #: Every write to the residual stream of the model at hand.
@@ -98,11 +98,11 @@ def _site_plan(parts: Sequence[tuple[Steer, int]]) -> SitePlan:
     return site_plan
 
 
-def _along(steer: Steer, layer: int) -> list[Along]:
+def _along(steer: Steer, layer: int) -> list[ProjectionEdit]:
     """One after the other, since a linear op on orthogonal directions acts on all of their span."""
     op, coefficient = steer.op.op, steer.coefficient.value
     return [
-        Along(op, direction, steer.level(layer), coefficient, steer.timing, steer)
+        ProjectionEdit(op, direction, steer.level(layer), coefficient, steer.timing, steer)
         for direction in unit_directions(steer.vector, layer)
     ]
 

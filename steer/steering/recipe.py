@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,7 +35,7 @@ from steer.base.files import read_bytes, read_typed
 from steer.base.toml import load_toml
 from steer.contrasts.records import decoded
 from steer.steering.generation import Sampling
-from steer.steering.named import NamedSteer, behind, condition_with_path, with_paths
+from steer.steering.named import NamedSteer, condition_with_path, gated, with_paths
 from steer.vectors.record import Record
 from steer.vectors.sites import listed
 
@@ -90,6 +90,18 @@ class Recipe:
     description: str
     steers: tuple[NamedSteer, ...]
     generation: dict[str, Any]
+
+    def fill(
+        self, settings: Mapping[str, Any], explicit: Collection[str]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Settings with the recipe's own where none is explicit, and the names of the recipe's
+        settings that have no place among them."""
+        filled = {
+            name: value if name in explicit else self.generation.get(name, value)
+            for name, value in settings.items()
+        }
+        unused = [name for name in self.generation if name not in settings and name != "chat"]
+        return filled, unused
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, with the keys of `steer recipe show --json`."""
@@ -269,7 +281,7 @@ def _with_own_steers(
     try:
         steers = [*included, *(with_paths(steer, beside) for steer in _own_steers(file, path))]
         when = None if file.when is None else condition_with_path(file.when, beside)
-        return behind(steers, when, "when")
+        return gated(steers, when, "when")
     except UsageError as error:
         raise InputError(f"{path}: {error}", hint=error.hint) from None
 

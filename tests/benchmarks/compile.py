@@ -28,7 +28,7 @@ from typing import Any
 
 from steer.base.journal import Journal
 from steer.base.progress import Lines
-from steer.contrasts.prompts import QUESTIONS
+from steer.contrasts.prompts import training_messages
 from steer.distillation.distill import fit
 from steer.distillation.hybrid import CompileSettings, compile_prompt, journals_of
 from steer.distillation.lessons import Conditions
@@ -60,7 +60,7 @@ HARD = {
     " with nothing else.",
     "one place": "Begin every answer with the word Certainly, and end it with the word Goodbye.",
 }
-FULL = DistillSettings(name="x", scope="response", samples=256, held_out=64, max_tokens=64)
+FULL = DistillSettings(name="x", scope="response", **sizes("edit", chat=True))
 QUICK = replace(FULL, samples=160, held_out=48, max_tokens=40)
 TOKEN = DistillSettings(name="x", form="token", **sizes("token", chat=True))
 PROGRESS = Lines(partial(print, file=sys.stderr))
@@ -68,7 +68,7 @@ PROGRESS = Lines(partial(print, file=sys.stderr))
 FORMS: dict[str, dict[str, Any]] = {
     "mean difference": {"method": "ridge", "rank": 0},
     "ridge": {"method": "ridge"},
-    "distill": {"method": "descent", "steps": 150},
+    "distill": {"method": "descent"},
     "token": {"tokens": 1},
     "4 tokens": {"tokens": 4},
     "16 tokens": {"tokens": 16},
@@ -81,14 +81,14 @@ def pieces(
     model: Model, name: str, settings: DistillSettings, forms: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """What is measured of a prompt, a form at a time; tokens have shorter texts of their own."""
-    conditions = Conditions((PROMPTS | HARD)[name], chat=True)
+    conditions, messages = Conditions((PROMPTS | HARD)[name], chat=True), training_messages()
     tokens = [form for form in forms if "tokens" in FORMS[form]]
     edits = [form for form in forms if form not in (*tokens, "hybrid")]
     for own, some in ((settings, edits), (TOKEN, tokens)):
         if some:
             start = time.process_time()
-            kept = journal(model, conditions, QUESTIONS, own)
-            texts = write(model, conditions, QUESTIONS, own, PROGRESS, kept)
+            kept = journal(model, conditions, messages, own)
+            texts = write(model, conditions, messages, own, PROGRESS, kept)
             sampling = time.process_time() - start
             yield from measured(name, Task.of(model, texts), own, some, sampling, kept)
     if "hybrid" in forms:
@@ -98,9 +98,10 @@ def pieces(
 def hybrid(model: Model, name: str) -> dict[str, Any]:
     """The line of `steer compile` with its defaults."""
     start = time.process_time()
-    journals = journals_of(model, QUESTIONS)
+    messages = training_messages()
+    journals = journals_of(model, messages)
     compiled = compile_prompt(
-        model, (PROMPTS | HARD)[name], QUESTIONS, CompileSettings("x"), PROGRESS, journals
+        model, (PROMPTS | HARD)[name], messages, CompileSettings("x"), PROGRESS, journals
     )
     row, first_row = compiled.rows[compiled.chosen], compiled.rows[0]
     return {

@@ -79,7 +79,6 @@ def pieces(
         vector = fit(
             task,
             replace(settings, rank=int(rank), layers=() if layers == "all" else None),
-            kept=kept,
         )
         took = time.process_time() - start
         steer = Steer(vector, Coefficient(1.0), vector.metadata.layers)

@@ -39,7 +39,7 @@ from steer.measures.grids import (
     GridRow,
     Scores,
     default_coefficients,
-    promising,
+    promising_rows,
 )
 from steer.models.loading import load
 from steer.models.model import Model
@@ -97,7 +97,7 @@ def played_with_layers(scores: Scores) -> tuple[float, float]:
         counts=scores.counts[texts],
         level=scores.level[:, PILOT][..., items],
     )
-    rows = promising(first, MAX_KL)
+    rows = promising_rows(first, MAX_KL)
     share, n_scored = played(rows_of(scores, rows))
     kept = share * best(rows_of(scores, rows)) / best(scores)
     n_cells = scores.effect.shape[0] * scores.effect.shape[1]

@@ -79,7 +79,7 @@ def vector_file(data: bytes, folder: Path) -> SteeringVector:
         "hf://a/b",
         card.card("calm", content.metadata, "hf://a/b"),
     )
-    push.parcel(path)
+    push.prepare_upload(path)
     return content
 
 

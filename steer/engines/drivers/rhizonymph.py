@@ -18,7 +18,7 @@ from typing import Any
 from steer.base.errors import SteerError, UsageError
 from steer.engines.driving import Driver, Outcome, Steering, packed
 from steer.engines.endpoint import Server
-from steer.steering.plan import Along
+from steer.steering.plan import ProjectionEdit
 
 _HOOK = "post_block"
 
@@ -54,7 +54,7 @@ def _steer(server: Server, steering: Steering) -> Outcome:
     return Outcome()
 
 
-def _clamp(move: Along) -> dict[str, Any]:
+def _clamp(move: ProjectionEdit) -> dict[str, Any]:
     """A clamp for an op that moves a projection to a level, within bounds.
 
     Raises:

@@ -31,7 +31,7 @@ from steer.formats.imported import (
     shortened,
     unit,
 )
-from steer.formats.registry import Format, Outgoing, Writer
+from steer.formats.registry import FileContents, Format, Writer
 from steer.formats.source import Options, Source
 from steer.vectors.sites import SiteName
 from steer.vectors.vector import Directions
@@ -250,7 +250,7 @@ def _notes(keys: _Keys) -> tuple[str, ...]:
     return (f"measured at {shortened(derived)}, and meant to act at {shortened(hook)}",)
 
 
-def _write(outgoing: Outgoing) -> bytes:
+def _write(outgoing: FileContents) -> bytes:
     llama_cpp.check_first_block(outgoing)
     model = outgoing.metadata.model
     ablates = outgoing.op.name == "ablate"

@@ -11,7 +11,7 @@ from typing import Any
 
 from steer.base.errors import VectorError
 from steer.formats.imported import ImportedVector, checked_directions, layer_number, shortened
-from steer.formats.registry import Format, Outgoing, Writer
+from steer.formats.registry import FileContents, Format, Writer
 from steer.formats.source import Options, Source
 
 
@@ -60,7 +60,7 @@ def _read(source: Source, options: Options) -> ImportedVector:
     )
 
 
-def _write(outgoing: Outgoing) -> bytes:
+def _write(outgoing: FileContents) -> bytes:
     rows = sorted(outgoing.directions.items())
     directions = {str(layer): row.tolist() for layer, row in rows}
     # activation-steering asks for the last key; nothing is known to put in it.

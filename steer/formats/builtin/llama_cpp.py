@@ -10,7 +10,7 @@ from steer.base.errors import VectorError
 from steer.formats import gguf
 from steer.formats.gguf import Gguf
 from steer.formats.imported import ImportedVector, checked_directions, layer_number, shortened
-from steer.formats.registry import Format, Outgoing, Writer
+from steer.formats.registry import FileContents, Format, Writer
 from steer.formats.source import Options, Source
 from steer.vectors.sites import format_layers, listed
 from steer.vectors.vector import Directions
@@ -92,7 +92,7 @@ def _read(source: Source, options: Options) -> ImportedVector:
     )
 
 
-def _write(outgoing: Outgoing) -> bytes:
+def _write(outgoing: FileContents) -> bytes:
     check_first_block(outgoing)
     values: dict[str, str | int | float | bool] = {
         "general.architecture": "controlvector",
@@ -104,7 +104,7 @@ def _write(outgoing: Outgoing) -> bytes:
     return gguf.build(values, {f"direction.{layer}": row for layer, row in rows})
 
 
-def check_first_block(outgoing: Outgoing) -> None:
+def check_first_block(outgoing: FileContents) -> None:
     """Refuse layer 0, which llama.cpp cannot steer.
 
     Raises:

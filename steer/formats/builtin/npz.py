@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from steer.base.errors import UsageError, VectorError
 from steer.formats import arrays, bare
 from steer.formats.imported import ImportedVector, checked_directions, shortened
-from steer.formats.registry import Format, Outgoing, Writer
+from steer.formats.registry import FileContents, Format, Writer
 from steer.formats.source import Options, Source
 from steer.vectors.sites import STREAM_SITES, SiteName
 
@@ -49,7 +49,7 @@ def _site(text: str, subject: str) -> SiteName:
     raise VectorError(f"{subject}: {shortened(text)!r} is not a site")
 
 
-def _write(outgoing: Outgoing) -> bytes:
+def _write(outgoing: FileContents) -> bytes:
     layers = sorted(outgoing.directions)
     return arrays.build_npz(
         {

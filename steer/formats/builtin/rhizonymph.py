@@ -21,7 +21,7 @@ from steer.formats.imported import (
     norm,
     shortened,
 )
-from steer.formats.registry import Format, Outgoing, Writer
+from steer.formats.registry import FileContents, Format, Writer
 from steer.formats.source import Options, Source
 from steer.steering.operation import plain
 from steer.vectors.sites import SiteName, listed
@@ -146,7 +146,7 @@ def _entry(entry: Any, subject: str, *, clamp: bool) -> tuple[Any, float, str]:
             )
 
 
-def _write(outgoing: Outgoing) -> bytes:
+def _write(outgoing: FileContents) -> bytes:
     hook = _HOOKS[outgoing.site]
     rows = sorted(outgoing.directions.items())
     if outgoing.op.name == "add":

@@ -45,7 +45,7 @@ def _detect(source: Source) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Use:
+class _VectorUse:
     """What a control does with a steering vector.
 
     artifact: the id of its tensors. hook: `layer_output` or `layer_input`. op, strength: in the
@@ -120,7 +120,7 @@ def _read(source: Source, options: Options) -> ImportedVector:
     )
 
 
-def _check_place(sidecar: Mapping[str, Any], use: _Use, subject: str) -> None:
+def _check_place(sidecar: Mapping[str, Any], use: _VectorUse, subject: str) -> None:
     """Refuse a vector that was measured elsewhere than it is used, and one of attention heads."""
     meta = sidecar.get("type_meta")
     meta = meta if isinstance(meta, dict) else {}
@@ -148,13 +148,13 @@ def _directions(data: bytes, subject: str) -> dict[int, Directions]:
     return checked_directions(rows, subject)
 
 
-def _uses(manifest: Mapping[str, Any], subject: str) -> dict[str, _Use]:
+def _uses(manifest: Mapping[str, Any], subject: str) -> dict[str, _VectorUse]:
     """The steering vectors that controls use, by `CONTROL/NAME`.
 
     Raises:
         VectorError: there is none, or none that steer's ops can represent.
     """
-    uses: dict[str, _Use] = {}
+    uses: dict[str, _VectorUse] = {}
     others: list[str] = []
     for key, method, args, types in _entries(manifest):
         try:
@@ -205,7 +205,7 @@ def _entries(
                 )
 
 
-def _use(method: str, args: Mapping[str, Any], subject: str) -> _Use:
+def _use(method: str, args: Mapping[str, Any], subject: str) -> _VectorUse:
     """What an entry does with its vector.
 
     Raises:
@@ -215,7 +215,7 @@ def _use(method: str, args: Mapping[str, Any], subject: str) -> _Use:
     match method:
         case "state_control/caa":
             layer = args.get("layer_id")
-            return _Use(
+            return _VectorUse(
                 _artifact(args.get("steering_vector"), subject),
                 "layer_output",
                 "add",
@@ -248,7 +248,7 @@ _KEEPS_NORM = (
 _GATED = ("its control has a gate, which is left out: the vector acts on every text",)
 
 
-def _transform(raw: object, subject: str) -> _Use:
+def _transform(raw: object, subject: str) -> _VectorUse:
     """The op and strength of a transform, through a wrapper that keeps the norm."""
     component = raw if isinstance(raw, dict) else {}
     kind, params = component.get("$component"), component.get("params")
@@ -269,7 +269,7 @@ def _transform(raw: object, subject: str) -> _Use:
             raise VectorError(
                 f"{subject} has a transform {shortened(kind)!r}, which steer cannot represent"
             )
-    return _Use(_artifact(component.get("artifact"), subject), "", op, strength, (), "")
+    return _VectorUse(_artifact(component.get("artifact"), subject), "", op, strength, (), "")
 
 
 def _artifact(reference: object, subject: str) -> str:

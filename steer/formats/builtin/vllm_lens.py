@@ -15,7 +15,7 @@ import numpy as np
 from steer.base.errors import VectorError
 from steer.base.strict_json import load_strict_json
 from steer.formats.imported import ImportedVector, checked_directions, coefficient_of, shortened
-from steer.formats.registry import Format, Outgoing, Writer
+from steer.formats.registry import FileContents, Format, Writer
 from steer.formats.source import Options, Source
 
 _OUTER, _FIELD = "vllm_xargs", "apply_steering_vectors"
@@ -61,7 +61,7 @@ def _read(source: Source, options: Options) -> ImportedVector:
     )
 
 
-def _write(outgoing: Outgoing) -> bytes:
+def _write(outgoing: FileContents) -> bytes:
     rows = sorted(outgoing.directions.items())
     stacked = np.stack([row for _, row in rows]).astype("<f4")
     vector = {

@@ -1,4 +1,4 @@
 """One module for each measure, with its `MEASURE`; a new measure is a new module.
 
-They are plugged in as those of other packages are: nothing imports them by name.
+The registry finds them as it finds those of other packages: nothing imports them by name.
 """

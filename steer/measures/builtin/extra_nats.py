@@ -1,4 +1,4 @@
-"""What the generated texts cost the unsteered model."""
+"""How much less likely the generated texts are under the unsteered model than its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from steer.measures.measure import Baselines, Measure, Observations, cut
 
 
 def compute(row: Observations, baselines: Baselines) -> Interval | None:
-    """Nats per token of the row's own texts under the unsteered model, more than its own have."""
+    """Nats per token of the row's texts under the unsteered model, minus those of its own texts."""
     if row.kind == "unsteered":
         return None
     if len(row.starts) > 1:

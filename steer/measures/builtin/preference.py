@@ -1,4 +1,4 @@
-"""How far the preference for the positive ending moves."""
+"""How far the preference for the positive ending changes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from steer.measures.measure import Baselines, Measure, Observations
 
 def compute(row: Observations, baselines: Baselines) -> Interval | None:
     """Mean change of log p(positive) - log p(negative), in nats; None without pairs."""
-    moves = shifts(row, baselines)
-    return None if moves is None or row.kind == "unsteered" else mean(moves)
+    pair_shifts = shifts(row, baselines)
+    return None if pair_shifts is None or row.kind == "unsteered" else mean(pair_shifts)
 
 
 MEASURE = Measure(

@@ -1,16 +1,16 @@
-"""How many pairs move the right way."""
+"""The share of pairs whose preference moves towards the positive ending."""
 
 from __future__ import annotations
 
 from steer.base.intervals import Interval
-from steer.measures.formulas import moved, shifts
+from steer.measures.formulas import share_moved, shifts
 from steer.measures.measure import Baselines, Measure, Observations
 
 
 def compute(row: Observations, baselines: Baselines) -> Interval | None:
     """The share of pairs whose preference for the positive ending rises; None without pairs."""
-    moves = shifts(row, baselines)
-    return None if moves is None or row.kind == "unsteered" else moved(moves)
+    pair_shifts = shifts(row, baselines)
+    return None if pair_shifts is None or row.kind == "unsteered" else share_moved(pair_shifts)
 
 
 MEASURE = Measure(

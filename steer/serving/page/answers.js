@@ -1,4 +1,4 @@
-// How an answer looks: its tokens, coloured and compared, and what it cost.
+// The view of an answer: its tokens, coloured and compared, and its cost.
 
 import { h, short } from "./dom.js";
 import { settings, vector } from "./settings.js";
@@ -11,7 +11,7 @@ const WORDS = {
 };
 const FINISH = { length: "cut off there", stopped: "stopped" };
 
-/** The view of one answer. onBranch: called with the index of a token and the token to go on from. */
+/** The view of one answer. onBranch: called with the index of a token and the token to continue from instead. */
 export class AnswerView {
   constructor(answer, onBranch) {
     this.answer = answer;
@@ -25,7 +25,7 @@ export class AnswerView {
     this.update();
   }
 
-  /** Show what is new. */
+  /** Show new tokens and facts. */
   update() {
     const { answer } = this;
     for (let index = this.spans.length; index < answer.tokens.length; index++) {
@@ -60,7 +60,7 @@ export class AnswerView {
 
   /** Mark the tokens that `other` does not have. */
   compare(other) {
-    const differs = settings.differences && other ? different(this.answer.tokens.map((one) => one.text), other.tokens.map((one) => one.text)) : null;
+    const differs = settings.differences && other ? different(this.answer.tokens.map((token) => token.text), other.tokens.map((token) => token.text)) : null;
     this.spans.forEach((span, index) => span.classList.toggle("differs", Boolean(differs?.[index]) && /\S/.test(span.textContent)));
   }
 
@@ -94,7 +94,7 @@ const signed = (value) => {
   return Number(digits) ? `${value < 0 ? "−" : "+"}${digits}` : "±0";
 };
 
-/** Which of `own` is not part of the longest common subsequence with `other`. */
+/** Whether each element of `own` is outside the longest common subsequence with `other`. */
 export function different(own, other) {
   const [n, m] = [own.length, other.length];
   const lengths = Array.from({ length: n + 1 }, () => new Uint16Array(m + 1));
@@ -114,10 +114,10 @@ export function different(own, other) {
 
 /** What the colours mean, in the units of the vector's file. */
 export function legend(name) {
-  const one = vector(name);
-  const row = one?.statistics.find((entry) => entry.layer === one.watch_layer);
+  const known = vector(name);
+  const row = known?.statistics.find((entry) => entry.layer === known.watch_layer);
   if (!row) return h("div", { class: "legend", hidden: true });
-  const tip = `Projection on ${name} at layer ${one.watch_layer}, in the file's units: 0 is where the mean of its negative texts lies (${short(row.neg, 1)} in activation units), 1 that of its positive ones (${short(row.pos, 1)}). Single tokens scatter wider.`;
+  const tip = `Projection on ${name} at layer ${known.watch_layer}, in the file's units: 0 is where the mean of its negative texts lies (${short(row.neg, 1)} in activation units), 1 that of its positive ones (${short(row.pos, 1)}). Single tokens scatter wider.`;
   return h("div", { class: "legend", title: tip },
     h("span", {}, "0 negative"), h("span", { class: "scale", role: "img", "aria-label": tip }), h("span", {}, "1 positive"));
 }

@@ -1,14 +1,14 @@
-// Asks the server. The key, where one is needed, stays in this tab.
+// Requests to the server. An API key stays in this tab.
 
 let key = "";
-try { key = sessionStorage.getItem("steer.key") || ""; } catch { /* no storage: asked again */ }
+try { key = sessionStorage.getItem("steer.key") || ""; } catch { /* no storage: the page asks again */ }
 
 export function setKey(value) {
   key = value;
   try { sessionStorage.setItem("steer.key", value); } catch { /* kept in memory alone */ }
 }
 
-/** What the server refuses, in its words. param: the field at fault. */
+/** A refusal, in the words of the server. param: the field at fault. */
 export class Refused extends Error {
   constructor(message, status = 0, code = null, param = null) {
     super(message);
@@ -26,9 +26,9 @@ async function ask(path, options = {}) {
     throw new Refused("The server does not answer. Is steer still running?");
   }
   if (!answer.ok) {
-    let told = null;
-    try { told = (await answer.json()).error; } catch { /* no JSON */ }
-    throw new Refused(told?.message || `The server answered ${answer.status}.`, answer.status, told?.code, told?.param);
+    let reason = null;
+    try { reason = (await answer.json()).error; } catch { /* no JSON */ }
+    throw new Refused(reason?.message || `The server answered ${answer.status}.`, answer.status, reason?.code, reason?.param);
   }
   return answer;
 }

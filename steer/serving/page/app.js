@@ -1,4 +1,4 @@
-// The page: opens, and ties its parts together.
+// The page: opens it, and connects its parts.
 
 import { get, Refused, setKey } from "./api.js";
 import { announce, byId, dialog, field, h, select } from "./dom.js";
@@ -8,7 +8,7 @@ import * as talk from "./conversation.js";
 import { AnswerView, legend } from "./answers.js";
 import { hide } from "./card.js";
 import { showExport } from "./exporting.js";
-import { saveVector, showMaking } from "./making.js";
+import { saveVector, showNewVector } from "./new-vector.js";
 import { showStrip } from "./strip.js";
 
 const views = new Map(); // turn id -> { column: AnswerView }
@@ -34,14 +34,14 @@ async function start() {
   for (const steer of about.defaults) adopt(steer);
   if (!about.defaults.length && about.vectors.length) own(about.vectors[0].id).on = true;
   settings.mode = about.chat && !plainOnly() ? "chat" : "text";
-  settings.colour = can("watch") ? about.vectors.find((one) => one.watch_layer !== null)?.id ?? "" : "";
+  settings.colour = can("watch") ? about.vectors.find((entry) => entry.watch_layer !== null)?.id ?? "" : "";
   restore();
   if (!about.chat) settings.mode = "text";
   wire();
   redraw();
 }
 
-/** Read from the server what there is. */
+/** Read the state of the server. */
 async function refresh() {
   Object.assign(about, await get("/page/state"));
   if (!about.model) about.model = (await get("/v1/models")).data[0].id;
@@ -51,19 +51,19 @@ async function refresh() {
   document.title = `${about.model} · steer`;
 }
 
-/** Whether what steers at first was read from texts outside chats. */
+/** Whether the steers that are on were all made from texts outside chats. */
 const plainOnly = () => active().length > 0 && active().every((name) => !vector(name).read.chat);
 
-/** Switch on what steers every request. */
+/** Switch a default steer of the server on. */
 function adopt(steer) {
-  const one = vector(steer.vector);
-  if (!one) return;
-  const [given, usual] = [steer.coefficient, one.recommended.coefficient].map((value) => [Number.parseFloat(String(value)), String(value).endsWith("%")]);
+  const known = vector(steer.vector);
+  if (!known) return;
+  const [given, usual] = [steer.coefficient, known.recommended.coefficient].map((value) => [Number.parseFloat(String(value)), String(value).endsWith("%")]);
   const absolute = given[1] !== usual[1] || !usual[0];
   Object.assign(own(steer.vector), {
     on: true, absolute, times: absolute ? given[0] : given[0] / usual[0],
-    layers: !absolute && String(steer.layers) === String(one.recommended.layers) ? "" : steer.layers.join(","),
-    op: steer.op === one.recommended.op ? "" : steer.op, scope: steer.scope === one.recommended.scope ? "" : steer.scope, when: steer.when ?? "",
+    layers: !absolute && String(steer.layers) === String(known.recommended.layers) ? "" : steer.layers.join(","),
+    op: steer.op === known.recommended.op ? "" : steer.op, scope: steer.scope === known.recommended.scope ? "" : steer.scope, when: steer.when ?? "",
   });
 }
 
@@ -79,14 +79,14 @@ function askForKey(error) {
       await get("/page/state");
       shown.close();
       start();
-    } catch (again) { problem.textContent = again.message; }
+    } catch (refusal) { problem.textContent = refusal.message; }
   });
   const shown = dialog("This server has a key", form);
   if (sessionStorage.getItem("steer.key")) problem.textContent = error.message;
 }
 
 function wire() {
-  panel.build(onSettings, { make: () => showMaking(made, toMessage), save: saveVector, strip: (name) => showStrip(name, byId("message").value || lastPrompt(), take) });
+  panel.build(onSettings, { make: () => showNewVector(onMade, toMessage), save: saveVector, strip: (name) => showStrip(name, byId("message").value || lastPrompt(), take) });
   for (const input of document.querySelectorAll("#mode input")) {
     input.checked = input.value === settings.mode;
     input.disabled = input.value === "chat" && !about.chat;
@@ -136,10 +136,10 @@ function take(name, times) {
   onSettings();
 }
 
-/** A vector was made on this page: it alone is on, where texts are of its kind. */
-async function made(name) {
+/** A vector was made on this page: switch on it alone, in the mode of its texts. */
+async function onMade(name) {
   await refresh();
-  for (const one of about.vectors) own(one.id).on = one.id === name;
+  for (const entry of about.vectors) own(entry.id).on = entry.id === name;
   if (vector(name).watch_layer !== null) settings.colour = name;
   if (about.chat && vector(name).read.chat) settings.mode = "chat";
   panel.draw();
@@ -164,12 +164,12 @@ function grow() {
   message.style.height = `${Math.min(message.scrollHeight + 2, 220)}px`;
 }
 
-/** The line above the conversation: what colours the tokens, and what is marked. */
+/** The line above the conversation: the choice of colours and marks. */
 function bar() {
   const parts = [];
-  const readable = about.vectors.filter((one) => one.watch_layer !== null);
+  const readable = about.vectors.filter((entry) => entry.watch_layer !== null);
   if (can("watch") && readable.length) {
-    const colours = select([["", "nothing"], ...readable.map((one) => [one.id, one.id])], settings.colour, (value) => {
+    const colours = select([["", "nothing"], ...readable.map((entry) => [entry.id, entry.id])], settings.colour, (value) => {
       settings.colour = value;
       each((view) => view.repaint());
       bar();
@@ -186,7 +186,7 @@ function check(label, name, then = () => {}) {
   return h("label", { class: "inline" }, box, label);
 }
 
-/** Draw the conversation as it is now. */
+/** Draw the conversation. */
 function redraw() {
   hide();
   bar();
@@ -211,12 +211,12 @@ function empty() {
     ? on ? `The same prompt is answered twice: by the model as it is, and with ${on}. Move the slider, then send.` : "Switch a vector on at the left, then send: the same prompt is answered with it and without."
     : can("make") ? "A vector is a direction in the model that separates two kinds of text. Name the two in words, or show it a few of each." : "Start the server with --vectors FOLDER to have some.";
   const ideas = IDEAS[settings.mode].map((idea) => h("button", { type: "button", class: "idea", on: { click: () => send(idea) } }, idea));
-  const make = !about.vectors.length && can("make") ? h("button", { type: "button", class: "primary", on: { click: () => showMaking(made, toMessage) } }, "Make a vector") : "";
+  const make = !about.vectors.length && can("make") ? h("button", { type: "button", class: "primary", on: { click: () => showNewVector(onMade, toMessage) } }, "Make a vector") : "";
   byId("turns").replaceChildren(h("div", { class: "welcome" }, h("h2", {}, title), h("p", {}, text), make, h("div", { class: "ideas" }, ...ideas)));
 }
 
-function turnElement(one) {
-  const branch = talk.branches(one);
+function turnElement(turn) {
+  const branch = talk.branches(turn);
   const switcher = branch.all.length > 1
     ? h("span", { class: "branches" },
       iconButton("‹", "Earlier branch", () => { branch.show(branch.at - 1); redraw(); }, branch.at === 0),
@@ -224,17 +224,17 @@ function turnElement(one) {
       iconButton("›", "Later branch", () => { branch.show(branch.at + 1); redraw(); }, branch.at === branch.all.length - 1))
     : "";
   const tools = h("div", { class: "tools" }, switcher,
-    h("button", { type: "button", class: "quiet", on: { click: () => edit(one) } }, "Edit"),
-    h("button", { type: "button", class: "quiet", on: { click: () => again(one) } }, "Regenerate"),
-    h("span", { class: "muted" }, `seed ${one.seed}`));
+    h("button", { type: "button", class: "quiet", on: { click: () => edit(turn) } }, "Edit"),
+    h("button", { type: "button", class: "quiet", on: { click: () => regenerate(turn) } }, "Regenerate"),
+    h("span", { class: "muted" }, `seed ${turn.seed}`));
   const own = {};
-  const answers = Object.entries(one.answers).map(([key, answer]) => {
-    own[key] = new AnswerView(answer, (index, token) => goOn(one, key, index, token));
+  const answers = Object.entries(turn.answers).map(([key, answer]) => {
+    own[key] = new AnswerView(answer, (index, token) => continueFrom(turn, key, index, token));
     return own[key].element;
   });
-  views.set(one.id, own);
-  return h("article", { class: `turn ${one.mode}`, "data-turn": one.id },
-    h("div", { class: "prompt" }, h("p", {}, one.prompt), tools), h("div", { class: "columns", "data-n": answers.length }, ...answers));
+  views.set(turn.id, own);
+  return h("article", { class: `turn ${turn.mode}`, "data-turn": turn.id },
+    h("div", { class: "prompt" }, h("p", {}, turn.prompt), tools), h("div", { class: "columns", "data-n": answers.length }, ...answers));
 }
 
 const iconButton = (sign, label, click, disabled) => h("button", { type: "button", class: "quiet", "aria-label": label, disabled, on: { click } }, sign);
@@ -243,7 +243,7 @@ function each(action) {
   for (const own of views.values()) for (const view of Object.values(own)) action(view);
 }
 
-/** Mark what steering has changed, in all turns that are shown. */
+/** Mark what steering changed, in all visible turns. */
 function compare() {
   for (const own of views.values()) {
     for (const [key, view] of Object.entries(own)) if (key !== "unsteered") view.compare(own.unsteered?.answer);
@@ -253,19 +253,19 @@ function compare() {
 function send(prompt, parent = undefined, seed = settings.seed) {
   let columns;
   try { columns = talk.columns(); } catch (error) { announce(error.message); problem(error.message); return; }
-  const one = talk.add(prompt, parent, seed);
-  for (const column of columns) one.answers[column.key] = talk.blank(column);
+  const turn = talk.add(prompt, parent, seed);
+  for (const column of columns) turn.answers[column.key] = talk.blank(column);
   byId("message").value = "";
   closePanel();
-  run(one, columns.map((column) => column.key));
+  run(turn, columns.map((column) => column.key));
 }
 
 function problem(text) {
   byId("turns").append(h("p", { class: "problem", role: "alert" }, text));
 }
 
-/** Have answers of a turn written, all at the same time. */
-async function run(one, keys) {
+/** Request answers of a turn, all at the same time. */
+async function run(turn, keys) {
   redraw();
   byId("turns").lastElementChild?.scrollIntoView({ block: "start", behavior: "smooth" });
   const controller = new AbortController();
@@ -274,7 +274,7 @@ async function run(one, keys) {
   announce("Writing.");
   let last = 0;
   const onChange = (answer) => {
-    const own = views.get(one.id);
+    const own = views.get(turn.id);
     const view = own && Object.values(own).find((candidate) => candidate.answer === answer);
     if (!view) return;
     view.update();
@@ -283,12 +283,12 @@ async function run(one, keys) {
       compare();
     }
   };
-  await Promise.all(keys.map((key) => talk.write(one, key, onChange, controller.signal)));
+  await Promise.all(keys.map((key) => talk.write(turn, key, onChange, controller.signal)));
   running.delete(controller);
   compare();
   buttons();
   store();
-  const words = keys.map((key) => one.answers[key]).map((answer) => answer.error ?? `${answer.label}: ${answer.tokens.length} tokens${answer.cost ? `, ${answer.cost.word}` : ""}`);
+  const words = keys.map((key) => turn.answers[key]).map((answer) => answer.error ?? `${answer.label}: ${answer.tokens.length} tokens${answer.cost ? `, ${answer.cost.word}` : ""}`);
   announce(words.join(". "));
 }
 
@@ -300,42 +300,42 @@ function buttons() {
   byId("send").textContent = running.size ? "Stop" : settings.mode === "chat" ? "Send" : "Continue";
 }
 
-/** The same message with other random numbers and the settings of now, as a branch. */
-function again(one) {
-  const seeds = talk.branches(one).all.map((id) => talk.turn(id).seed);
+/** Answer the same message with another seed and the present settings, as a branch. */
+function regenerate(turn) {
+  const seeds = talk.branches(turn).all.map((id) => talk.turnOf(id).seed);
   const mode = settings.mode;
-  settings.mode = one.mode;
-  send(one.prompt, one.parent, Math.max(...seeds) + 1);
+  settings.mode = turn.mode;
+  send(turn.prompt, turn.parent, Math.max(...seeds) + 1);
   settings.mode = mode;
 }
 
-/** Change a message: the changed one is a branch. */
-function edit(one) {
-  const text = h("textarea", { rows: 4, value: one.prompt });
+/** Change a message, as a branch. */
+function edit(turn) {
+  const text = h("textarea", { rows: 4, value: turn.prompt });
   const form = h("form", { class: "stack" }, field("The message of the new branch", text), h("button", { type: "submit", class: "primary" }, "Send"));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (!text.value.trim()) return;
     shown.close();
-    send(text.value, one.parent, one.seed);
+    send(text.value, turn.parent, turn.seed);
   });
   const shown = dialog("Edit", form);
 }
 
-/** Go on from another token of an answer, in a branch whose other answers stay. */
-function goOn(one, key, index, token) {
-  const answer = one.answers[key];
+/** Continue an answer from another token, in a branch with the same other answers. */
+function continueFrom(turn, key, index, token) {
+  const answer = turn.answers[key];
   const ids = answer.tokens.slice(0, index).map((before) => before.id);
   if (ids.some((id) => id === null)) { problem("This answer does not say which tokens it has: regenerate it first."); return; }
-  const branch = talk.add(one.prompt, one.parent, one.seed);
-  branch.mode = one.mode;
-  Object.assign(branch.answers, one.answers);
+  const branch = talk.add(turn.prompt, turn.parent, turn.seed);
+  branch.mode = turn.mode;
+  Object.assign(branch.answers, turn.answers);
   branch.answers[key] = talk.blank(answer.column, [...ids, token.id]);
   run(branch, [key]);
 }
 
 function saveFile() {
-  const url = URL.createObjectURL(new Blob([talk.saved()], { type: "application/json" }));
+  const url = URL.createObjectURL(new Blob([talk.fileText()], { type: "application/json" }));
   const link = h("a", { href: url, download: "conversation.steer.json" });
   link.click();
   setTimeout(() => URL.revokeObjectURL(url), 1000);
@@ -355,14 +355,14 @@ async function openFile() {
   } catch (error) { problem(error.message); }
 }
 
-/** Keep the conversation for when this tab is loaded again, once it is quiet. */
+/** Store the conversation for a reload of this tab, after a pause in the changes. */
 function store() {
   clearTimeout(waiting);
   waiting = setTimeout(keep, 500);
 }
 
 function keep() {
-  try { sessionStorage.setItem(STORED, talk.saved()); } catch { /* too much, or not allowed: it is not kept */ }
+  try { sessionStorage.setItem(STORED, talk.fileText()); } catch { /* too much, or not allowed: it is not kept */ }
 }
 
 function restore() {

@@ -1,4 +1,4 @@
-// The card of a token: its projections, its probability, and what else could have stood there.
+// The card of a token: its projections, its probability, and the alternatives.
 
 import { byId, h, short } from "./dom.js";
 import { can } from "./settings.js";
@@ -10,7 +10,7 @@ const percent = (logprob) => {
   return value >= 99.95 ? "100 %" : value >= 10 ? `${value.toFixed(0)} %` : value >= 0.1 ? `${value.toFixed(1)} %` : "< 0.1 %";
 };
 
-/** Have a view's tokens show their card: under the pointer, by touch, by keyboard. */
+/** Show the card of a view's tokens: under the pointer, by touch, by keyboard. */
 export function attach(view) {
   const indexOf = (event) => view.spans.indexOf(event.target.closest?.(".token"));
   view.text.addEventListener("pointerover", (event) => {
@@ -84,7 +84,7 @@ function alternative(view, index, other, branching) {
     on: { click: () => { hide(); view.onBranch(index, other); } } }, ...inside);
 }
 
-/** Beside the token, and inside the window. */
+/** Place the card beside the token, inside the window. */
 function place(card, span) {
   const box = span.getClientRects()[0] ?? span.getBoundingClientRect();
   const width = card.offsetWidth;

@@ -1,9 +1,9 @@
-// The tree of a conversation, and how its answers are written.
+// The tree of a conversation, and the requests for its answers.
 
 import { Refused, stream } from "./api.js";
 import { about, can, settings, steers, summary, watched } from "./settings.js";
 
-/** A turn is a message and its answers, one a column; turns with one parent are branches. */
+/** A turn is a message and its answers, one in each column; turns with the same parent are branches. */
 export const tree = { turns: new Map(), next: 1 };
 const ROOT = 0;
 const FORMAT = "steer conversation 1";
@@ -14,60 +14,60 @@ export function clear() {
 }
 clear();
 
-export const turn = (id) => tree.turns.get(id);
+export const turnOf = (id) => tree.turns.get(id);
 
-/** The turns that are shown, first to last. */
+/** The visible turns, first to last. */
 export function path() {
   const shown = [];
-  let at = turn(ROOT);
+  let at = turnOf(ROOT);
   while (at.children.length) {
-    at = turn(at.children[Math.min(at.chosen, at.children.length - 1)]);
+    at = turnOf(at.children[Math.min(at.chosen, at.children.length - 1)]);
     shown.push(at);
   }
   return shown;
 }
 
-/** The turn itself and its branches, and which of them is shown. */
-export function branches(one) {
-  const parent = turn(one.parent);
-  return { all: parent.children, at: parent.children.indexOf(one.id), show: (index) => { parent.chosen = index; } };
+/** A turn's branches with the turn itself, the index of the turn, and a function that shows another. */
+export function branches(turn) {
+  const parent = turnOf(turn.parent);
+  return { all: parent.children, at: parent.children.indexOf(turn.id), show: (index) => { parent.chosen = index; } };
 }
 
-/** A new turn under `parent` (the last one shown where none is named), which is then shown. */
+/** A new turn under `parent` (by default the last visible turn), which is then shown. */
 export function add(prompt, parent = path().at(-1)?.id ?? ROOT, seed = settings.seed) {
-  const one = { id: tree.next++, parent, children: [], chosen: 0, prompt, seed, mode: settings.mode, answers: {} };
-  tree.turns.set(one.id, one);
-  const above = turn(parent);
-  above.children.push(one.id);
+  const turn = { id: tree.next++, parent, children: [], chosen: 0, prompt, seed, mode: settings.mode, answers: {} };
+  tree.turns.set(turn.id, turn);
+  const above = turnOf(parent);
+  above.children.push(turn.id);
   above.chosen = above.children.length - 1;
-  return one;
+  return turn;
 }
 
-/** The columns that a turn would get now: what each is called, and the fields of its requests. */
+/** The columns of a new turn: their labels, and the fields of their requests. */
 export function columns() {
   const list = steers();
   const steered = list.length > 0;
-  const made = [];
+  const result = [];
   if (settings.compare || !steered) {
-    made.push({ key: "unsteered", label: steered ? "Unsteered" : "The model as it is", fields: { steer: [] }, system: settings.system });
+    result.push({ key: "unsteered", label: steered ? "Unsteered" : "The model as it is", fields: { steer: [] }, system: settings.system });
   }
   if (steered) {
     const guard = settings.guard && can("guard") ? { guard: settings.guard, on_trip: settings.on_trip } : {};
-    made.push({ key: "steered", label: `Steered · ${summary()}`, fields: { steer: list, ...guard }, system: settings.system });
+    result.push({ key: "steered", label: `Steered · ${summary()}`, fields: { steer: list, ...guard }, system: settings.system });
   }
   if (settings.third === "prompt" && settings.condition.trim()) {
     const prompt = settings.condition.trim();
     if (can("condition") && !(settings.mode === "chat" && settings.system)) {
-      made.push({ key: "third", label: `Prompt × ${settings.strength}`, fields: { steer: [], condition: prompt, strength: settings.strength }, system: "" });
+      result.push({ key: "third", label: `Prompt × ${settings.strength}`, fields: { steer: [], condition: prompt, strength: settings.strength }, system: "" });
     } else {
       const system = [settings.system, prompt].filter(Boolean).join("\n\n");
-      made.push({ key: "third", label: "Prompt", fields: { steer: [] }, system, before: `${prompt} ` });
+      result.push({ key: "third", label: "Prompt", fields: { steer: [] }, system, before: `${prompt} ` });
     }
   }
   if (settings.third === "pinned" && settings.pinned) {
-    made.push({ key: "third", label: `Pinned · ${settings.pinned.label}`, fields: { steer: settings.pinned.steer }, system: settings.system });
+    result.push({ key: "third", label: `Pinned · ${settings.pinned.label}`, fields: { steer: settings.pinned.steer }, system: settings.system });
   }
-  return made;
+  return result;
 }
 
 /** An answer that has not begun. */
@@ -79,44 +79,44 @@ export const blank = (column, prefill = []) => ({
 /** Text of an answer. */
 export const textOf = (answer) => answer.tokens.map((token) => token.text).join("");
 
-/** The body of a request: the conversation up to a turn, as one of its columns has had it. */
-function body(one, answer, key) {
+/** The body of a request: the conversation up to a turn, in one of its columns. */
+function body(turn, answer, key) {
   const { column } = answer;
-  const chat = one.mode === "chat";
-  const made = {
+  const chat = turn.mode === "chat";
+  const fields = {
     model: about.model, stream: true, stream_options: { include_usage: true }, temperature: settings.temperature, top_p: settings.top_p,
-    max_tokens: settings.max_tokens, seed: one.seed, return_token_ids: true, ...column.fields,
+    max_tokens: settings.max_tokens, seed: turn.seed, return_token_ids: true, ...column.fields,
   };
   const guided = column.fields.condition !== undefined;
-  if (!guided && watched().length) made.watch = watched();
-  if (guided) delete made.watch;
-  if (can("cost")) made.cost = true;
-  if (answer.prefill.length) made.prefill = answer.prefill;
-  if (!chat) return { ...made, prompt: `${column.before ?? ""}${one.prompt}`, logprobs: 6 };
+  if (!guided && watched().length) fields.watch = watched();
+  if (guided) delete fields.watch;
+  if (can("cost")) fields.cost = true;
+  if (answer.prefill.length) fields.prefill = answer.prefill;
+  if (!chat) return { ...fields, prompt: `${column.before ?? ""}${turn.prompt}`, logprobs: 6 };
   const messages = column.system ? [{ role: "system", content: column.system }] : [];
-  for (const before of ancestors(one)) {
+  for (const before of ancestors(turn)) {
     messages.push({ role: "user", content: before.prompt });
-    const said = before.answers[key] ?? before.answers.steered ?? before.answers.unsteered ?? Object.values(before.answers)[0];
-    messages.push({ role: "assistant", content: said ? textOf(said) : "" });
+    const earlier = before.answers[key] ?? before.answers.steered ?? before.answers.unsteered ?? Object.values(before.answers)[0];
+    messages.push({ role: "assistant", content: earlier ? textOf(earlier) : "" });
   }
-  messages.push({ role: "user", content: one.prompt });
-  return { ...made, messages, logprobs: true, top_logprobs: 6 };
+  messages.push({ role: "user", content: turn.prompt });
+  return { ...fields, messages, logprobs: true, top_logprobs: 6 };
 }
 
-function ancestors(one) {
+function ancestors(turn) {
   const above = [];
-  for (let at = turn(one.parent); at.id !== ROOT; at = turn(at.parent)) if (at.mode === "chat") above.unshift(at);
+  for (let at = turnOf(turn.parent); at.id !== ROOT; at = turnOf(at.parent)) if (at.mode === "chat") above.unshift(at);
   return above;
 }
 
-/** Write one answer of a turn. onChange is called after each piece, with the answer. */
-export async function write(one, key, onChange, signal) {
-  const answer = one.answers[key];
+/** Request one answer of a turn. onChange: called with the answer after each piece. */
+export async function write(turn, key, onChange, signal) {
+  const answer = turn.answers[key];
   answer.state = "writing";
   onChange(answer);
   try {
-    const path = one.mode === "chat" ? "/v1/chat/completions" : "/v1/completions";
-    for await (const event of stream(path, body(one, answer, key), signal)) {
+    const path = turn.mode === "chat" ? "/v1/chat/completions" : "/v1/completions";
+    for await (const event of stream(path, body(turn, answer, key), signal)) {
       take(answer, event);
       onChange(answer);
     }
@@ -129,10 +129,10 @@ export async function write(one, key, onChange, signal) {
   onChange(answer);
 }
 
-/** A note of the server, which advises its clients, as advice for this page. */
+/** A note of the server, with its advice for clients as advice for this page. */
 const forPage = (note) => note.replace(/: ask for chat completions$/, ": choose Chat above").replace(/: ask for completions$/, ": choose Text above");
 
-/** Put one event of a stream into an answer. */
+/** Add an event of a stream to an answer. */
 function take(answer, event) {
   if (event.usage) answer.count = event.usage.completion_tokens;
   if (event.steer) {
@@ -172,7 +172,7 @@ function entries(choice) {
   }));
 }
 
-/** Tokens with the text that they show: what was held back comes with the token that completes it. */
+/** Tokens with their visible texts: text that was held back belongs to the token that completes it. */
 function spans(piece, read) {
   if (!read.length) return [{ id: null, text: piece, logprob: null, top: [], watched: {} }];
   const joined = read.map((token) => token.text).join("");
@@ -182,22 +182,22 @@ function spans(piece, read) {
 }
 
 /** The tree and the settings as text of a file. */
-export function saved() {
-  const turns = [...tree.turns.values()].map((one) => ({ ...one, answers: Object.fromEntries(Object.entries(one.answers)) }));
+export function fileText() {
+  const turns = [...tree.turns.values()].map((turn) => ({ ...turn, answers: Object.fromEntries(Object.entries(turn.answers)) }));
   return JSON.stringify({ format: FORMAT, model: about.model, settings, next: tree.next, turns }, null, 1);
 }
 
-/** Read what `saved` has made. Throws a RangeError that says what is wrong with it. */
+/** Read the text of a file that `fileText` gave. Throws a RangeError that says what is wrong. */
 export function load(text) {
   let read;
   try { read = JSON.parse(text); } catch { throw new RangeError("This file is not JSON."); }
   if (read?.format !== FORMAT || !Array.isArray(read.turns)) throw new RangeError("This file is not a conversation that this page has saved.");
   const turns = new Map();
-  for (const one of read.turns) turns.set(one.id, checked(one));
+  for (const turn of read.turns) turns.set(turn.id, checkedTurn(turn));
   if (!turns.has(ROOT)) throw new RangeError("This file's conversation has no beginning.");
-  for (const one of turns.values()) {
-    one.children = one.children.filter((id) => turns.get(id)?.parent === one.id && id > one.id);
-    if (one.id !== ROOT && !turns.get(one.parent)?.children.includes(one.id)) turns.delete(one.id);
+  for (const turn of turns.values()) {
+    turn.children = turn.children.filter((id) => turns.get(id)?.parent === turn.id && id > turn.id);
+    if (turn.id !== ROOT && !turns.get(turn.parent)?.children.includes(turn.id)) turns.delete(turn.id);
   }
   tree.turns = turns;
   tree.next = Math.max(...turns.keys()) + 1;
@@ -207,15 +207,15 @@ export function load(text) {
 
 const number = (value, other) => (Number.isSafeInteger(value) && value >= 0 ? value : other);
 const real = (value) => (Number.isFinite(value) ? value : 0);
-const list = (value) => (Array.isArray(value) ? value.filter((one) => one !== null && typeof one === "object") : []);
+const list = (value) => (Array.isArray(value) ? value.filter((item) => item !== null && typeof item === "object") : []);
 const texts = (value) => (Array.isArray(value) ? value.map(String) : []);
 
-/** A turn of a file, with nothing in it that this page would not have written. */
-function checked(one) {
-  const wrong = () => { throw new RangeError("A turn of this file is not one."); };
-  if (!Number.isSafeInteger(one?.id) || !Array.isArray(one.children)) wrong();
+/** A turn of a file, reduced to what this page writes. */
+function checkedTurn(turn) {
+  const wrong = () => { throw new RangeError("A turn of this file is damaged."); };
+  if (!Number.isSafeInteger(turn?.id) || !Array.isArray(turn.children)) wrong();
   const answers = {};
-  for (const [key, answer] of Object.entries(one.answers ?? {})) {
+  for (const [key, answer] of Object.entries(turn.answers ?? {})) {
     if (!["unsteered", "steered", "third"].includes(key) || !Array.isArray(answer?.tokens)) wrong();
     const tokens = answer.tokens.map((token) => ({
       id: number(token?.id, null), text: String(token?.text ?? ""), logprob: Number(token?.logprob ?? 0),
@@ -228,8 +228,8 @@ function checked(one) {
       trips: list(answer.trips).map((trip) => ({ guard: String(trip.guard), text: String(trip.text), value: real(trip.value) })),
       idle: texts(answer.idle), notes: texts(answer.notes), error: answer.error ? String(answer.error) : null, count: number(answer.count, null) };
   }
-  return { id: one.id, parent: one.id === ROOT ? null : number(one.parent, ROOT), children: one.children.map((id) => number(id, -1)), chosen: number(one.chosen, 0),
-    prompt: String(one.prompt ?? ""), seed: number(one.seed, 0), mode: one.mode === "text" ? "text" : "chat", answers };
+  return { id: turn.id, parent: turn.id === ROOT ? null : number(turn.parent, ROOT), children: turn.children.map((id) => number(id, -1)), chosen: number(turn.chosen, 0),
+    prompt: String(turn.prompt ?? ""), seed: number(turn.seed, 0), mode: turn.mode === "text" ? "text" : "chat", answers };
 }
 
 function price(cost) {
@@ -237,15 +237,15 @@ function price(cost) {
   return { word: cost.word, extra_nats: real(cost.extra_nats), kl: real(cost.kl), distinct_2: Number.isFinite(cost.distinct_2) ? cost.distinct_2 : null };
 }
 
-/** Take over settings of the same kind as those that there are. */
+/** Take over the settings of a file that have the types of the present ones. */
 function adopt(into, from) {
   for (const name of Object.keys(into)) {
     const value = from[name];
     const entries = value && typeof value === "object" ? Object.entries(value) : [];
     if (name === "vectors") {
-      into[name] = Object.fromEntries(entries.map(([key, one]) => [key, {
-        on: Boolean(one?.on), times: Number.isFinite(one?.times) ? one.times : 1, absolute: Boolean(one?.absolute), op: String(one?.op ?? ""), layers: String(one?.layers ?? ""),
-        scope: String(one?.scope ?? ""), when: String(one?.when ?? ""),
+      into[name] = Object.fromEntries(entries.map(([key, stored]) => [key, {
+        on: Boolean(stored?.on), times: Number.isFinite(stored?.times) ? stored.times : 1, absolute: Boolean(stored?.absolute), op: String(stored?.op ?? ""), layers: String(stored?.layers ?? ""),
+        scope: String(stored?.scope ?? ""), when: String(stored?.when ?? ""),
       }]));
     } else if (name === "recipes") {
       into[name] = Object.fromEntries(entries.map(([key, on]) => [key, Boolean(on)]));

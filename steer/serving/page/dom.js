@@ -42,7 +42,7 @@ export function select(pairs, value, onChange, props = {}) {
   return element;
 }
 
-/** Tell who listens rather than looks. */
+/** Announce a text to screen readers. */
 export function announce(text) {
   byId("status").textContent = text;
 }
@@ -70,5 +70,5 @@ export async function copy(text, button) {
   setTimeout(() => { button.textContent = before; }, 1500);
 }
 
-/** A number in as few digits as say it. */
+/** A number without trailing zeros. */
 export const short = (value, digits = 2) => String(Number(value.toFixed(digits)));

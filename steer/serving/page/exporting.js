@@ -1,11 +1,11 @@
-// The settings in the forms in which other tools take them.
+// The settings in forms for other tools.
 
 import { copy, dialog, h } from "./dom.js";
 import * as settings from "./settings.js";
 
 const FORMS = [["Command line", settings.applyLine], ["Recipe", settings.recipe], ["Python", settings.pythonCode], ["Request", settings.requestBody]];
 
-/** Show what is set, as a line for a shell, a recipe, Python or the body of a request. */
+/** Show the settings as a line for a shell, a recipe, Python or the body of a request. */
 export function showExport(prompt) {
   const text = h("textarea", { rows: 14, readOnly: true, class: "code", "aria-label": "The settings", spellcheck: "false" });
   const button = h("button", { type: "button", class: "primary", on: { click: () => { text.select(); copy(text.value, button); } } }, "Copy");

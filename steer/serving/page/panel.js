@@ -1,4 +1,4 @@
-// The side panel: vectors, recipes and how texts are drawn.
+// The side panel: vectors, recipes and sampling.
 
 import { announce, byId, field, h, select, short } from "./dom.js";
 import { about, active, activeRecipes, can, coefficient, layersOf, opOf, own, settings, steers, summary } from "./settings.js";
@@ -25,7 +25,7 @@ export function draw() {
   count();
 }
 
-/** Say how many are on. */
+/** Show how many vectors and recipes are on. */
 export function count() {
   const names = [...activeRecipes(), ...active()];
   if (!document.body.classList.contains("panel-open")) byId("toggle").textContent = names.length ? `Steering · ${names.length}` : "Steering";
@@ -42,8 +42,8 @@ function vectors() {
   const list = h("ul", { class: "vectors", id: "vectors" });
   const fill = () => {
     const words = query.toLowerCase().split(/\s+/).filter(Boolean);
-    const shown = about.vectors.filter((one) => words.every((word) => `${one.id} ${one.description}`.toLowerCase().includes(word)));
-    list.replaceChildren(...shown.map((one) => card(one)));
+    const shown = about.vectors.filter((vector) => words.every((word) => `${vector.id} ${vector.description}`.toLowerCase().includes(word)));
+    list.replaceChildren(...shown.map((vector) => card(vector)));
     if (!shown.length && about.vectors.length) list.append(h("li", { class: "empty" }, `No vector is called “${query}”.`));
   };
   fill();
@@ -57,16 +57,16 @@ function vectors() {
     about.vectors.length > 5 ? search : null, nothing, list);
 }
 
-function card(one) {
-  const chosen = own(one.id);
-  const title = `vector-${one.id}`;
+function card(vector) {
+  const chosen = own(vector.id);
+  const title = `vector-${vector.id}`;
   const power = h("button", { type: "button", role: "switch", class: "switch", "aria-checked": String(chosen.on), "aria-labelledby": title,
     on: { click: () => turn(!chosen.on) } });
-  const limit = one.limit ?? null;
-  const [low, high] = range(one);
+  const limit = vector.limit ?? null;
+  const [low, high] = range(vector);
   const fill = h("div", { class: "fill" });
-  const slider = h("input", { type: "range", min: low, max: high, step: 0.1, value: chosen.times, "aria-label": `Strength of ${one.id}, in times recommended` });
-  const number = h("input", { type: "number", step: 0.1, value: chosen.times, "aria-label": `Strength of ${one.id} as a number` });
+  const slider = h("input", { type: "range", min: low, max: high, step: 0.1, value: chosen.times, "aria-label": `Strength of ${vector.id}, in times recommended` });
+  const number = h("input", { type: "number", step: 0.1, value: chosen.times, "aria-label": `Strength of ${vector.id} as a number` });
   const amount = h("p", { class: "amount muted" });
   const item = h("li", { class: "vector" });
 
@@ -77,10 +77,10 @@ function card(one) {
     touch();
   }
   function show() {
-    const layers = chosen.layers.trim() ? chosen.layers : ranges(one.recommended.layers);
-    const verb = { add: "adds", "norm=keep": "adds", ablate: "removes" }[opOf(one.id)] ?? `${opOf(one.id)},`;
+    const layers = chosen.layers.trim() ? chosen.layers : ranges(vector.recommended.layers);
+    const verb = { add: "adds", "norm=keep": "adds", ablate: "removes" }[opOf(vector.id)] ?? `${opOf(vector.id)},`;
     const where = `at layer${/[,–-]|all/.test(layers) ? "s" : ""} ${layers}`;
-    const value = coefficient(one.id);
+    const value = coefficient(vector.id);
     let size = typeof value === "string" ? `${short(Number.parseFloat(value), 1)} % of the activation's length` : short(value);
     if (verb === "adds" && typeof value === "number") size += " × the vector";
     amount.textContent = `${verb} ${size} ${where}`;
@@ -109,9 +109,9 @@ function card(one) {
   const ticks = h("div", { class: "ticks", "aria-hidden": "true" }, h("span", {}, `−${-low}`), h("span", {}, "0"), h("span", {}, `×${high}`));
   item.classList.toggle("on", chosen.on);
   item.append(
-    h("div", { class: "row" }, power, h("span", { class: "name", id: title }, one.id), h("span", { class: "grow" }), h("span", { class: "number" }, h("span", { "aria-hidden": "true" }, "×"), number)),
-    one.description ? h("p", { class: "description" }, one.description) : "",
-    h("div", { class: "body" }, h("div", { class: "slider" }, h("div", { class: "track" }, ...zones, fill), slider, ticks), amount, more(one, chosen, show)));
+    h("div", { class: "row" }, power, h("span", { class: "name", id: title }, vector.id), h("span", { class: "grow" }), h("span", { class: "number" }, h("span", { "aria-hidden": "true" }, "×"), number)),
+    vector.description ? h("p", { class: "description" }, vector.description) : "",
+    h("div", { class: "body" }, h("div", { class: "slider" }, h("div", { class: "track" }, ...zones, fill), slider, ticks), amount, more(vector, chosen, show)));
   show();
   return item;
 }
@@ -127,9 +127,9 @@ function ranges(layers) {
   return parts.map(([first, last]) => (first === last ? first : `${first}–${last}`)).join(", ");
 }
 
-/** From where to where a slider goes: further where the file's own zone lies further out. */
-function range(one) {
-  const limit = one.limit ?? 0;
+/** The range of a slider: at least ±LARGEST, and beyond the limit that a sweep found. */
+function range(vector) {
+  const limit = vector.limit ?? 0;
   const high = Math.max(LARGEST, Math.ceil(limit * 1.25));
   return [-high, high];
 }
@@ -141,7 +141,7 @@ function zone(from, to, low, high) {
   return element;
 }
 
-function more(one, chosen, show) {
+function more(vector, chosen, show) {
   const [name, value] = chosen.op === "norm=keep" ? ["norm=keep", ""] : [chosen.op.split("=")[0], chosen.op.split("=")[1] ?? ""];
   const needs = (op) => ["clamp", "cap", "floor", "rotate"].includes(op);
   const level = h("input", { type: "text", class: "short", value, placeholder: "pos", "aria-label": "Value of the op", hidden: !needs(name) });
@@ -155,7 +155,7 @@ function more(one, chosen, show) {
   }
   level.addEventListener("input", setOp);
   const problem = h("p", { class: "problem", role: "alert" });
-  const layers = h("input", { type: "text", value: chosen.layers, placeholder: one.recommended.layers.join(",") });
+  const layers = h("input", { type: "text", value: chosen.layers, placeholder: vector.recommended.layers.join(",") });
   layers.addEventListener("input", () => {
     chosen.layers = layers.value;
     if (!layers.value.trim()) chosen.absolute = false;
@@ -167,41 +167,41 @@ function more(one, chosen, show) {
   const known = SCOPES.some(([own]) => own === chosen.scope);
   const scope = select([...SCOPES, ...(known ? [] : [[chosen.scope, chosen.scope]]), ["response=0-4", "the first five tokens"]], chosen.scope,
     (value) => { chosen.scope = value; touch(); });
-  const when = h("input", { type: "text", value: chosen.when, placeholder: `${one.id}>0.5`, on: { input: () => { chosen.when = when.value; touch(); } } });
-  const save = one.saved === false && can("make") ? h("button", { type: "button", class: "quiet", on: { click: () => actions.save(one, save) } }, "Save to a file") : null;
-  const strip = h("button", { type: "button", class: "quiet", on: { click: () => actions.strip(one.id) } }, "Try strengths −2 to 2");
+  const when = h("input", { type: "text", value: chosen.when, placeholder: `${vector.id}>0.5`, on: { input: () => { chosen.when = when.value; touch(); } } });
+  const save = vector.saved === false && can("make") ? h("button", { type: "button", class: "quiet", on: { click: () => actions.save(vector, save) } }, "Save to a file") : null;
+  const strip = h("button", { type: "button", class: "quiet", on: { click: () => actions.strip(vector.id) } }, "Try strengths −2 to 2");
   const opField = field("What it does", op);
   opField.append(level);
   return h("details", { class: "more" }, h("summary", {}, "More"),
-    opField, field("Layers", layers, `It has ${one.layers[0]}–${one.layers.at(-1)}.`), problem, field("Acts on", scope),
+    opField, field("Layers", layers, `It has ${vector.layers[0]}–${vector.layers.at(-1)}.`), problem, field("Acts on", scope),
     field("Only when", when, "A vector, < or >, and a level: 0 where its negative texts lie, 1 where its positive ones do."),
     h("div", { class: "row" }, strip, save),
-    h("p", { class: "hint" }, facts(one)));
+    h("p", { class: "hint" }, facts(vector)));
 }
 
-function facts(one) {
-  const row = one.statistics.find((entry) => entry.layer === one.recommended.layers[0]);
-  const parts = [`${one.method}, ${one.contrast.n} ${one.contrast.kind}`];
+function facts(vector) {
+  const row = vector.statistics.find((entry) => entry.layer === vector.recommended.layers[0]);
+  const parts = [`${vector.method}, ${vector.contrast.n} ${vector.contrast.kind}`];
   if (row?.separability) parts.push(`separates held-out texts ${short(100 * row.separability, 1)} % (AUC)`);
-  parts.push(one.evidence);
+  parts.push(vector.evidence);
   return parts.filter(Boolean).join(" · ");
 }
 
 function recipes() {
-  const items = about.recipes.map((one) => {
-    const id = `recipe-${one.id}`;
-    const power = h("button", { type: "button", role: "switch", class: "switch", "aria-checked": String(Boolean(settings.recipes[one.id])), "aria-labelledby": id,
+  const items = about.recipes.map((recipe) => {
+    const id = `recipe-${recipe.id}`;
+    const power = h("button", { type: "button", role: "switch", class: "switch", "aria-checked": String(Boolean(settings.recipes[recipe.id])), "aria-labelledby": id,
       on: { click: () => {
-        settings.recipes[one.id] = !settings.recipes[one.id];
-        power.setAttribute("aria-checked", String(settings.recipes[one.id]));
-        if (settings.recipes[one.id]) {
-          for (const name of ["temperature", "max_tokens", "top_p", "seed", "system"]) if (one.settings[name] !== undefined) settings[name] = one.settings[name];
+        settings.recipes[recipe.id] = !settings.recipes[recipe.id];
+        power.setAttribute("aria-checked", String(settings.recipes[recipe.id]));
+        if (settings.recipes[recipe.id]) {
+          for (const name of ["temperature", "max_tokens", "top_p", "seed", "system"]) if (recipe.settings[name] !== undefined) settings[name] = recipe.settings[name];
           draw();
         }
         touch();
       } } });
-    return h("li", { class: "vector recipe" }, h("div", { class: "row" }, power, h("span", { class: "name", id }, one.id)),
-      h("p", { class: "description" }, one.description || one.steers.map((own) => own.vector).join(", ")));
+    return h("li", { class: "vector recipe" }, h("div", { class: "row" }, power, h("span", { class: "name", id }, recipe.id)),
+      h("p", { class: "description" }, recipe.description || recipe.steers.map((steer) => steer.vector).join(", ")));
   });
   return h("section", { "aria-labelledby": "recipes-title" }, h("h2", { id: "recipes-title" }, "Recipes"), h("ul", { class: "vectors" }, ...items));
 }

@@ -1,10 +1,10 @@
-// What is set on the page, and what it means: in a request, on the command line, in a recipe, in Python.
+// The settings of the page, and their form in a request, on the command line, in a recipe and in Python.
 
-/** What the server told of the model and of what requests can name. */
+/** The state of the server: the model, and the names that requests can use. */
 export const about = { model: "", source: "", folder: "vectors", vectors: [], recipes: [], defaults: [], features: [], chat: true, context: null };
 
-/** How a vector stands when nobody has touched it: `times` is in units of what its file recommends, or
- *  where `absolute` is set (beside layers) of the vector itself. */
+/** The settings of a vector at first. times: of the recommended strength or, if `absolute` is set (with
+ *  layers), of the vector itself. */
 export const untouched = () => ({ on: false, times: 1, absolute: false, op: "", layers: "", scope: "", when: "" });
 
 export const settings = {
@@ -28,7 +28,7 @@ export const settings = {
 };
 
 export const can = (feature) => about.features.includes(feature);
-export const vector = (name) => about.vectors.find((one) => one.id === name);
+export const vector = (name) => about.vectors.find((entry) => entry.id === name);
 
 /** The settings of one vector. */
 export function own(name) {
@@ -39,10 +39,10 @@ export function own(name) {
 const opName = (op) => (op === "norm=keep" ? "add" : op.split("=")[0]);
 const exact = (number) => Number(number.toPrecision(6));
 
-/** The op of a vector, its file's own where nothing else is chosen. */
+/** The op of a vector; by default its file's. */
 export const opOf = (name) => own(name).op || vector(name)?.recommended.op || "add";
 
-/** What one of "times recommended" is, as a number and a unit ("" or "%"). */
+/** The recommended strength of a vector, as a number and a unit ("" or "%"). */
 export function unit(name) {
   const recommended = vector(name).recommended;
   if (own(name).absolute || opName(opOf(name)) !== opName(recommended.op)) return [1, ""];
@@ -50,10 +50,10 @@ export function unit(name) {
   return [Number.parseFloat(text), text.endsWith("%") ? "%" : ""];
 }
 
-/** What a slider comes to: times the stored vector, a share, or how much of an edit is made. */
+/** The coefficient at a slider's position: of the stored vector, a share of the activation, or of an edit. */
 export function coefficient(name, times = own(name).times) {
-  const [one, sign] = unit(name);
-  const value = exact(one * times);
+  const [size, sign] = unit(name);
+  const value = exact(size * times);
   return sign ? `${value}%` : value;
 }
 
@@ -86,11 +86,11 @@ export function steerOf(name, times = own(name).times) {
   return steer;
 }
 
-/** What is on: names of vectors that the server has, in its order. */
-export const active = () => about.vectors.map((one) => one.id).filter((name) => settings.vectors[name]?.on);
-export const activeRecipes = () => about.recipes.map((one) => one.id).filter((name) => settings.recipes[name]);
+/** The names of the vectors that are on, in the server's order. */
+export const active = () => about.vectors.map((entry) => entry.id).filter((name) => settings.vectors[name]?.on);
+export const activeRecipes = () => about.recipes.map((entry) => entry.id).filter((name) => settings.recipes[name]);
 
-/** All that steers now, as a request has it. */
+/** All steers that are on, as a request has them. */
 export const steers = () => [...activeRecipes(), ...active().map((name) => steerOf(name))];
 
 /** A steer as `-v` has it. */
@@ -101,13 +101,13 @@ export function spec(steer) {
   return `${steer.vector}:${amount}${layers}${steer.scope ? `/${steer.scope}` : ""}`;
 }
 
-/** A few words on what steers: `joyful ×2, sea ×-1`. */
+/** A short name of the steers: `joyful ×2, sea ×-1`. */
 export function summary() {
   const names = active().map((name) => `${name} ×${exact(own(name).times)}`);
   return [...activeRecipes(), ...names].join(", ");
 }
 
-/** The vectors whose projections are read: what colours the tokens, and what steers. */
+/** The vectors whose projections are read: the one that colours tokens, and those that steer. */
 export function watched() {
   if (!can("watch")) return [];
   const wanted = new Set([settings.colour, ...active()]);
@@ -119,7 +119,7 @@ const python = (text) => JSON.stringify(text);
 
 const guardOptions = () => `--guard ${quoted(settings.guard)} --on-trip ${settings.on_trip}`;
 
-/** What has to be there before an export runs, as comments: vectors in files, in a folder that is looked in. */
+/** Comments on what an export needs: saved vectors, and their folder. */
 function needs(environment) {
   const unsaved = active().filter((name) => vector(name).saved === false);
   const notes = unsaved.length ? [`# Save first, as no file has it yet: ${unsaved.join(", ")}.`] : [];
@@ -130,28 +130,28 @@ function needs(environment) {
 /** The settings as a line for a shell. */
 export function applyLine(prompt) {
   const list = steers();
-  const recipes = list.filter((one) => typeof one === "string");
-  const objects = list.filter((one) => typeof one !== "string");
-  const gates = new Set(objects.map((one) => one.when).filter(Boolean));
+  const recipes = list.filter((steer) => typeof steer === "string");
+  const objects = list.filter((steer) => typeof steer !== "string");
+  const gates = new Set(objects.map((steer) => steer.when).filter(Boolean));
   const parts = [`${about.folder === "vectors" ? "" : `STEER_VECTORS=${quoted(about.folder)} `}steer apply`, quoted(prompt || "Your prompt"), `-m ${quoted(about.source)}`];
   if (settings.mode === "chat") parts.push("--chat");
   if (settings.mode === "chat" && settings.system) parts.push(`--system ${quoted(settings.system)}`);
-  for (const one of recipes) parts.push(`--recipe ${quoted(`${about.folder}/${one}.toml`)}`);
-  for (const one of objects) parts.push(`-v ${quoted(spec(one))}`);
-  if (gates.size === 1 && objects.every((one) => one.when)) parts.push(`--when ${quoted([...gates][0])}`);
+  for (const name of recipes) parts.push(`--recipe ${quoted(`${about.folder}/${name}.toml`)}`);
+  for (const steer of objects) parts.push(`-v ${quoted(spec(steer))}`);
+  if (gates.size === 1 && objects.every((steer) => steer.when)) parts.push(`--when ${quoted([...gates][0])}`);
   if (settings.guard) parts.push(guardOptions());
   parts.push(`-t ${settings.temperature} --max-tokens ${settings.max_tokens} --seed ${settings.seed}`);
   if (settings.top_p < 1) parts.push(`--top-p ${settings.top_p}`);
-  const mixed = gates.size > 1 || (gates.size === 1 && !objects.every((one) => one.when));
+  const mixed = gates.size > 1 || (gates.size === 1 && !objects.every((steer) => steer.when));
   const note = mixed ? "# The vectors wait for different conditions: the recipe says which, a line cannot.\n" : "";
   return needs(false) + note + parts.join(" \\\n  ");
 }
 
 /** The settings as a recipe, a TOML file. */
 export function recipe() {
-  const objects = steers().filter((one) => typeof one !== "string");
+  const objects = steers().filter((steer) => typeof steer !== "string");
   const text = JSON.stringify;
-  const entry = (one) => (one.when ? `{ vector = ${text(spec(one))}, when = ${text(one.when)} }` : text(spec(one)));
+  const entry = (steer) => (steer.when ? `{ vector = ${text(spec(steer))}, when = ${text(steer.when)} }` : text(spec(steer)));
   const lines = settings.guard ? [`# A recipe has no guards: add ${guardOptions()} to steer apply.`] : [];
   lines.push(`description = ${text(summary() || "unsteered")}`);
   if (activeRecipes().length) lines.push(`include = [${activeRecipes().map((name) => text(`${name}.toml`)).join(", ")}]`);
@@ -165,9 +165,9 @@ export function recipe() {
 
 /** The settings as Python. */
 export function pythonCode(prompt) {
-  const objects = steers().filter((one) => typeof one !== "string");
+  const objects = steers().filter((steer) => typeof steer !== "string");
   const recipes = activeRecipes().map((name) => `steer.read_recipe(${python(`${about.folder}/${name}.toml`)})`);
-  const specs = [...recipes, ...objects.map((one) => (one.when ? `steer.parse(${python(spec(one))}, when=${python(one.when)})` : python(spec(one))))];
+  const specs = [...recipes, ...objects.map((steer) => (steer.when ? `steer.parse(${python(spec(steer))}, when=${python(steer.when)})` : python(spec(steer))))];
   const options = [python(prompt || "Your prompt"), `steer=[${specs.join(", ")}]`];
   if (settings.mode === "chat") options.push("chat=True");
   if (settings.mode === "chat" && settings.system) options.push(`system=${python(settings.system)}`);
@@ -178,7 +178,7 @@ export function pythonCode(prompt) {
     `print(model.generate(\n    ${options.join(",\n    ")},\n))`, ""].join("\n");
 }
 
-/** What the settings are in the body of a request. */
+/** The settings as the body of a request. */
 export function requestBody(prompt) {
   const body = { model: about.model };
   if (settings.mode === "chat") {

@@ -6,7 +6,7 @@ import { about, can, own, settings, steerOf } from "./settings.js";
 
 const TIMES = [-2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2];
 
-/** Open the strip of a vector; moving the page's slider to one of its strengths closes it. */
+/** Open the strip of a vector; a click on a strength sets the page's slider to it, and closes the strip. */
 export function showStrip(name, prompt, chosen) {
   const text = h("textarea", { rows: 2, value: prompt || (settings.mode === "chat" ? "How was your day?" : "One day Mara woke up.") });
   const list = h("ol", { class: "strip" });
@@ -20,8 +20,8 @@ export function showStrip(name, prompt, chosen) {
     event.preventDefault();
     start.disabled = true;
     const rows = TIMES.map((times) => row(times));
-    list.replaceChildren(...rows.map((one) => one.element));
-    await Promise.all(rows.map((one) => write(name, one, text.value, controller.signal)));
+    list.replaceChildren(...rows.map((line) => line.element));
+    await Promise.all(rows.map((line) => write(name, line, text.value, controller.signal)));
     announce("All nine texts are written.");
     start.disabled = false;
   });
@@ -36,26 +36,26 @@ export function showStrip(name, prompt, chosen) {
   }
 }
 
-async function write(name, one, prompt, signal) {
+async function write(name, line, prompt, signal) {
   const chat = settings.mode === "chat";
   const body = {
     model: about.model, stream: true, temperature: settings.temperature, top_p: settings.top_p, seed: settings.seed,
     max_tokens: Math.min(48, settings.max_tokens), ...(can("cost") ? { cost: true } : {}),
   };
   try {
-    body.steer = one.times ? [steerOf(name, one.times)] : [];
+    body.steer = line.times ? [steerOf(name, line.times)] : [];
     if (chat) body.messages = [...(settings.system ? [{ role: "system", content: settings.system }] : []), { role: "user", content: prompt }];
     else body.prompt = prompt;
     for await (const event of stream(chat ? "/v1/chat/completions" : "/v1/completions", body, signal)) {
       const choice = event.choices?.[0];
       if (!choice) continue;
       const piece = chat ? choice.delta?.content ?? "" : choice.text ?? "";
-      one.words.append(one.words.textContent ? piece : piece.trimStart());
+      line.words.append(line.words.textContent ? piece : piece.trimStart());
       const cost = choice.steer?.cost;
-      if (cost) one.word.replaceChildren(h("span", { class: `word ${cost.word}`, title: `${short(cost.extra_nats)} extra nats per token, KL ${short(cost.kl)}` }, cost.word));
+      if (cost) line.word.replaceChildren(h("span", { class: `word ${cost.word}`, title: `${short(cost.extra_nats)} extra nats per token, KL ${short(cost.kl)}` }, cost.word));
     }
   } catch (error) {
     if (error.name === "AbortError") return;
-    one.words.append(h("span", { class: "problem" }, error instanceof Refused || error instanceof RangeError ? error.message : String(error)));
+    line.words.append(h("span", { class: "problem" }, error instanceof Refused || error instanceof RangeError ? error.message : String(error)));
   }
 }

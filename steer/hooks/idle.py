@@ -29,7 +29,7 @@ def check_can_act(
     active = [steer for steer in steers if steer.coefficient.value and not steer.is_token]
     if not active:
         return
-    effective = planned(model, active)
+    effective = effective_steers(model, active)
     special = model.special_ids
     for steer in active:
         if steer not in effective:
@@ -51,8 +51,8 @@ def check_can_act(
             )
 
 
-def planned(model: Model, steers: Sequence[Steer]) -> set[Steer]:
-    """The steers with an effect at some site; two that cancel each other have none."""
+def effective_steers(model: Model, steers: Sequence[Steer]) -> set[Steer]:
+    """The steers with an effect at some site. Two that cancel each other have none."""
     plans = plan(steers, lambda: write_sites(model.hooks)).values()
     added = {
         steer

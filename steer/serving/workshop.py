@@ -1,4 +1,4 @@
-"""Make vectors on the page with the server's model: from pairs of texts, or from words, under which
+"""Make vectors on the page with the server's model: from pairs of texts, or from words, for which
 the model answers everyday questions.
 
     POST /page/vectors   {"name": "warm", "pairs": [{"positive": "...", "negative": "..."}]}
@@ -29,7 +29,7 @@ from steer.base.files import safe_name
 from steer.base.progress import Advance, Picture, Progress
 from steer.concepts.make import make
 from steer.concepts.settings import QUICK, MakeSettings
-from steer.concepts.words import understood
+from steer.concepts.words import interpret
 from steer.contrasts import contrast_files
 from steer.contrasts.contrasts import ContrastSource
 from steer.contrasts.frame import Frame
@@ -44,7 +44,7 @@ from steer.serving.errors import RequestError
 from steer.serving.library import Library, describe
 from steer.vectors import store
 from steer.vectors.vector import SteeringVector
-from steer.workers import InProcess
+from steer.workers import LocalWorker
 
 VECTORS, SAVE = "/page/vectors", "/page/save"
 #: Pairs, and characters in all of them.
@@ -59,15 +59,15 @@ Work = Callable[[Progress], tuple[SteeringVector, dict[str, Any]]]
 
 
 class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Two texts that differ in what the vector is to do."""
+    """Two texts that differ in the intended effect of the vector."""
 
     positive: _Text
     negative: _Text
 
 
-class Making(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /page/vectors: from pairs, or from a word, alone or against another one. chat: each text
-    of a pair is what a user says, in the chat template."""
+class MakeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /page/vectors: from pairs, or from a word, alone or against another one. chat: put each
+    text of a pair into the chat template as a user's message."""
 
     name: _Name
     pairs: Annotated[tuple[Pair, ...], Meta(min_length=2, max_length=MOST_PAIRS)] | None = None
@@ -77,7 +77,7 @@ class Making(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chat: bool = False
 
 
-class Saving(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SaveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /page/save."""
 
     name: _Name
@@ -85,20 +85,20 @@ class Saving(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass
 class Workshop:
-    """Makes vectors and saves them. folder: where to."""
+    """Makes vectors, and saves them in a folder."""
 
     model: Model
     batcher: Batcher
     library: Library
     folder: Path
 
-    def making(self, body: dict[str, Any]) -> AsyncIterator[str]:
+    def make_vector(self, body: dict[str, Any]) -> AsyncIterator[str]:
         """The events of making a vector, each as a piece of a stream.
 
         Raises:
-            RequestError: it is not asked for rightly.
+            RequestError: the request is invalid.
         """
-        parsed = _read(body, Making)
+        parsed = _read(body, MakeRequest)
         self._check_name(parsed.name)
         if (parsed.pairs is None) == (parsed.word is None) or (parsed.against and not parsed.word):
             raise RequestError("name pairs, or a word and perhaps another one", param="pairs")
@@ -106,10 +106,10 @@ class Workshop:
             work = self._from_pairs(parsed) if parsed.word is None else self._from_words(parsed)
         except SteerError as error:
             param = "pairs" if parsed.word is None else "word"
-            raise RequestError(_said(error), param=param) from None
+            raise RequestError(_message(error), param=param) from None
         return self._events(parsed.name, work)
 
-    def _from_pairs(self, parsed: Making) -> Work:
+    def _from_pairs(self, parsed: MakeRequest) -> Work:
         """The work of making a vector from pairs.
 
         Raises:
@@ -128,19 +128,19 @@ class Workshop:
         fit = FitSettings(name=parsed.name, description=parsed.description)
 
         def work(progress: Progress) -> tuple[SteeringVector, dict[str, Any]]:
-            workers = InProcess(self.model)
+            workers = LocalWorker(self.model)
             done = extract(workers, contrasts, ReadSettings(), fit, progress=progress)
             return done.best.sealed(), {"warnings": warnings(done.best.metadata)}
 
         return work
 
-    def _from_words(self, parsed: Making) -> Work:
+    def _from_words(self, parsed: MakeRequest) -> Work:
         """The work of making a vector from words.
 
         Raises:
             SteerError: the words name no concept.
         """
-        concept = understood(parsed.word or "", parsed.against, name=parsed.name).concept
+        concept = interpret(parsed.word or "", parsed.against, name=parsed.name).concept
         if parsed.description:
             concept = replace(concept, description=parsed.description)
 
@@ -163,7 +163,7 @@ class Workshop:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         try:
-            future = self.batcher.run(lambda between: work(_telling(tell, between)))
+            future = self.batcher.run(lambda between: work(_progress_events(tell, between)))
         except RequestError as refusal:
             yield _line(refusal.body)
             return
@@ -179,7 +179,7 @@ class Workshop:
         except CancelledError:  # the server ends
             yield _line(RequestError("the server is stopped", 503).body)
         except SteerError as error:
-            yield _line(RequestError(_said(error)).body)
+            yield _line(RequestError(_message(error)).body)
         except Exception as error:
             yield _line(self.batcher.error(error).body)
         finally:
@@ -190,9 +190,9 @@ class Workshop:
         """Write a vector that was made here.
 
         Raises:
-            RequestError: there is none of that name, or the file cannot be written.
+            RequestError: there is no unsaved vector of that name, or the file cannot be written.
         """
-        name = _read(body, Saving).name
+        name = _read(body, SaveRequest).name
         if name not in self.library.unsaved:
             raise RequestError(f"no vector {name!r} was made here and not saved", param="name")
         path = self.folder / f"{name}{store.SUFFIX}"
@@ -225,13 +225,14 @@ def _read(body: dict[str, Any], kind: type[Any]) -> Any:
         raise RequestError(str(error), code="bad_request") from None
 
 
-def _said(error: SteerError) -> str:
-    """An error and its hint, for somebody who reads a page."""
+def _message(error: SteerError) -> str:
+    """The text of an error with its hint, for the page."""
     return f"{error} ({error.hint})" if error.hint else str(error)
 
 
-def _telling(tell: Callable[[dict[str, Any]], None], between: Between) -> Progress:
-    """Progress as events; other requests have their turn between two steps."""
+def _progress_events(tell: Callable[[dict[str, Any]], None], between: Between) -> Progress:
+    """Progress that is sent as events. between: called after each step, so that other requests get
+    their turn."""
 
     @contextmanager
     def progress(activity: str, total: int) -> Iterator[Advance]:

@@ -1,4 +1,4 @@
-"""Generated texts at several strengths of a vector, side by side, to choose by eye."""
+"""Texts generated under a vector at several strengths, side by side, to choose by eye."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from steer.steering.steers import resolve
 from steer.vectors.provenance import Read
 from steer.vectors.vector import SteeringVector
 
-#: What a recommendation is multiplied by. The first is its opposite, None is unsteered.
+#: Multiples of the recommended strength: its opposite, None for unsteered, and three positive ones.
 STRENGTHS = (-1.0, None, 0.5, 1.0, 1.5)
-#: Prompts that a plain language model goes on with, and tokens that are shown of each text.
+#: Prompts for a base model, and the tokens of each text.
 OPENINGS = ("One day", "The house", "He said that")
 TOKENS = 40
 
@@ -91,7 +91,7 @@ class SampledVector:
 def samples_of(
     model: Model, vector: SteeringVector, prompts: Sequence[str], progress: Progress = silent
 ) -> tuple[Sample, ...]:
-    """What the model writes under a vector, from its opposite to more than it recommends.
+    """Texts under a vector, at each of `STRENGTHS`, greedy.
 
     Raises:
         HookError: the vector was never applied.

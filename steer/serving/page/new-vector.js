@@ -22,7 +22,7 @@ const EXAMPLE = [
 /** A name made from a word that no vector or recipe has. */
 function freeName(text) {
   const base = text.trim().toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "").slice(0, 40);
-  const taken = new Set([...about.vectors, ...about.recipes].map((one) => one.id));
+  const taken = new Set([...about.vectors, ...about.recipes].map((entry) => entry.id));
   let name = base;
   for (let number = 2; base && taken.has(name); number++) name = `${base}-${number}`;
   return name;
@@ -30,8 +30,8 @@ function freeName(text) {
 
 const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
 
-/** Open the dialog. made: called with the name of a vector that is there; tryIt: when it is to be tried. */
-export function showMaking(made, tryIt) {
+/** Open the dialog. onMade: called with the name of a new vector. tryIt: called to try it. */
+export function showNewVector(onMade, tryIt) {
   const name = h("input", { type: "text", required: true, autocomplete: "off", spellcheck: "false", placeholder: "cheerful" });
   const positive = h("textarea", { rows: 8, placeholder: "One text a line" });
   const negative = h("textarea", { rows: 8, placeholder: "Its counterpart, line by line" });
@@ -109,20 +109,20 @@ export function showMaking(made, tryIt) {
     try {
       const contents = words ? { word: word.value.trim(), ...(against.value.trim() ? { against: against.value.trim() } : {}) }
         : { pairs: first.map((text, index) => ({ positive: text, negative: second[index] })), chat: chat.checked };
-      for await (const told of stream("/page/vectors", { name: name.value.trim(), ...contents }, controller.signal)) {
-        if (told.progress) {
-          const { what, done, total, share } = told.progress;
+      for await (const update of stream("/page/vectors", { name: name.value.trim(), ...contents }, controller.signal)) {
+        if (update.progress) {
+          const { what, done, total, share } = update.progress;
           progress.value = share ?? 0;
           doing.textContent = `${what}: ${done} of ${total}`;
           submit.textContent = "Making…";
         }
-        if (told.vector) {
-          await made(told.vector.id);
-          const again = () => { report.replaceChildren(); form.hidden = false; named = false; name.value = ""; word.focus(); };
-          report.replaceChildren(...diagnostics(told.vector, told.warnings, told.report, contents, () => { shown.close(); tryIt(); }, again));
+        if (update.vector) {
+          await onMade(update.vector.id);
+          const restart = () => { report.replaceChildren(); form.hidden = false; named = false; name.value = ""; word.focus(); };
+          report.replaceChildren(...diagnostics(update.vector, update.warnings, update.report, contents, () => { shown.close(); tryIt(); }, restart));
           form.hidden = true;
           report.querySelector(".primary").focus();
-          announce(`${told.vector.id} is made and on.`);
+          announce(`${update.vector.id} is made and on.`);
         }
       }
     } catch (error) {
@@ -135,12 +135,12 @@ export function showMaking(made, tryIt) {
   });
 }
 
-/** Have the server write a vector; the button says what came of it. */
-export async function saveVector(one, button) {
+/** Have the server write a vector to a file; the button shows the result. */
+export async function saveVector(entry, button) {
   button.disabled = true;
   try {
-    const { file } = await post("/page/save", { name: one.id });
-    vector(one.id).saved = true;
+    const { file } = await post("/page/save", { name: entry.id });
+    vector(entry.id).saved = true;
     button.textContent = `Saved as ${file}`;
   } catch (error) {
     button.disabled = false;
@@ -157,15 +157,15 @@ function jsonl(text) {
   } catch { return null; }
 }
 
-function diagnostics(one, warnings, report, contents, tryIt, again) {
-  const save = h("button", { type: "button", on: { click: async () => { await saveVector(one, save); draw(); if (save.disabled) tried.focus(); } } }, "Save to a file");
+function diagnostics(entry, warnings, report, contents, tryIt, restart) {
+  const save = h("button", { type: "button", on: { click: async () => { await saveVector(entry, save); draw(); if (save.disabled) tried.focus(); } } }, "Save to a file");
   const tried = h("button", { type: "button", class: "primary", on: { click: tryIt } }, "Try it");
   return [
-    h("h3", {}, `${one.id} is made, and it alone is on`),
-    // A vector of words is judged by what it does to held-out answers; one of pairs by how well it separates held-out texts.
-    ...(report?.effect ? effect(report, contents) : separation(one, warnings)),
+    h("h3", {}, `${entry.id} is made, and it alone is on`),
+    // A vector of words is judged by its effect on held-out answers, a vector of pairs by how well it separates held-out texts.
+    ...(report?.effect ? effect(report, contents) : separation(entry, warnings)),
     h("p", { class: "hint" }, "It is there until the server stops, or for good once it is saved."),
-    h("div", { class: "row end" }, h("button", { type: "button", class: "quiet", on: { click: again } }, "Make another"), save,
+    h("div", { class: "row end" }, h("button", { type: "button", class: "quiet", on: { click: restart } }, "Make another"), save,
       tried),
   ];
 }
@@ -183,12 +183,12 @@ function effect({ effect: { value, low, high }, cost, prompt_cost, works, reason
 /** How much less likely texts are, in words. nats: extra nats per token. */
 const likelihood = (nats) => (Math.abs(nats) < 0.005 ? "as likely" : `${short(Math.abs(nats))} nats a token ${nats > 0 ? "less" : "more"} likely`);
 
-function separation(one, warnings) {
-  const best = one.recommended.layers[0];
+function separation(entry, warnings) {
+  const best = entry.recommended.layers[0];
   const noted = warnings.map((text) => h("p", { class: "warning" }, text));
-  const { separability } = one.statistics.find((row) => row.layer === best);
+  const { separability } = entry.statistics.find((row) => row.layer === best);
   if (separability === null) return [h("p", {}, `It acts at layer ${best}. There were too few pairs to say how well it separates new texts.`), ...noted];
-  const bars = one.statistics.map((row) => {
+  const bars = entry.statistics.map((row) => {
     const value = row.separability;
     const bar = h("span", { class: `column${row.layer === best ? " best" : ""}`, title: `Layer ${row.layer}: ${value === null ? "unknown" : short(value)}` });
     bar.style.height = `${value === null ? 0 : Math.max(4, 100 * Math.max(0, (value - 0.5) * 2))}%`;
@@ -196,8 +196,8 @@ function separation(one, warnings) {
   });
   return [
     h("p", {}, `At layer ${best} it puts ${short(100 * separability, 1)} % of pairs of texts that it had not seen in the right order (50 % is chance).`),
-    h("div", { class: "chart", role: "img", "aria-label": `Separability by layer: ${one.statistics.map((entry) => `${entry.layer}: ${entry.separability === null ? "unknown" : short(entry.separability)}`).join(", ")}` }, ...bars),
-    h("p", { class: "hint" }, `How well each of the ${one.statistics.length} layers separates them; the chosen one is marked.`),
+    h("div", { class: "chart", role: "img", "aria-label": `Separability by layer: ${entry.statistics.map((row) => `${row.layer}: ${row.separability === null ? "unknown" : short(row.separability)}`).join(", ")}` }, ...bars),
+    h("p", { class: "hint" }, `How well each of the ${entry.statistics.length} layers separates them; the chosen one is marked.`),
     ...noted,
   ];
 }

@@ -1,4 +1,4 @@
-"""Where each row of a forward is beside its thoughts (`steer.models.thoughts`)."""
+"""Follow which positions of each row belong to thoughts, and which to the answer."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 
 from steer.hooks.folding import Folding
-from steer.models.thoughts import Course, Stage, Thoughts
+from steer.models.thoughts import Stage, Thoughts, ThoughtTracker
 
 #: Tokens of a prompt's end that are searched for a tag.
 _TAIL = 24
 
 
-class Courses:
+class ThoughtTrackers:
     """Follows the tokens of all rows through the forwards of a generation, or through whole texts.
 
-    tokens: gives tokens as the tokenizer shows them.
+    tokens: gives the texts of tokens, as the tokenizer shows them.
     """
 
     def __init__(self, thoughts: Thoughts, tokens: Callable[[list[int]], list[str]]) -> None:
         self._thoughts, self._tokens = thoughts, tokens
-        self._courses: list[Course | None] = []
+        self._trackers: list[ThoughtTracker | None] = []
         self._tails: list[list[str]] = []
         self._stages: list[list[Stage | None]] = []
         self._stop = 0
@@ -52,8 +52,8 @@ class Courses:
 
     def _follow(self, ids: Tensor, start: int, pads: Sequence[int], zeros: Sequence[int]) -> None:
         n_rows = len(ids)
-        if start != self._stop or len(self._courses) != n_rows:  # a text runs from its beginning
-            self._courses = [None] * n_rows
+        if start != self._stop or len(self._trackers) != n_rows:  # a text runs from its beginning
+            self._trackers = [None] * n_rows
             self._tails = [[] for _ in range(n_rows)]
         self._stop = start + ids.shape[1]
         self._stages = [
@@ -67,14 +67,14 @@ class Courses:
         """The stage after each token of a row; None in its prompt."""
         stages: list[Stage | None] = []
         for column, token in enumerate(self._tokens(ids), start):
-            course = self._courses[row]
+            tracker = self._trackers[row]
             if column <= zero:
                 if column >= pad:
                     self._tails[row] = [*self._tails[row], token][-_TAIL:]
                 if column == zero:
-                    course = Course(self._thoughts, "".join(self._tails[row]))
-                    self._courses[row] = course
-            elif course is not None:
-                course.follow(token)
-            stages.append(None if course is None else course.stage)
+                    tracker = ThoughtTracker(self._thoughts, "".join(self._tails[row]))
+                    self._trackers[row] = tracker
+            elif tracker is not None:
+                tracker.follow(token)
+            stages.append(None if tracker is None else tracker.stage)
         return stages
