@@ -137,9 +137,9 @@ class BuiltPack:
         """
         built_on = self.identity
         if built_on is None:  # an earlier version's index: every vector knows its model
-            if not self.working:
+            if not self.working_rows:
                 return []
-            built_on = store.read_header(self.vector_path(self.working[0])).metadata.model
+            built_on = store.read_header(self.vector_path(self.working_rows[0])).metadata.model
         subject = f"the pack in {self.folder} was built on {built_on.id}"
         warnings = [
             f"{subject}, with another {name} than {model.id} has now"

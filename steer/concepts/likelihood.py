@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from steer.base.errors import ModelError
 from steer.contrasts.reading import Reading, shared_prefix
 from steer.distillation.lessons import log_probs, vocabulary
 from steer.hooks.head import Ending, chosen_log_probs, has_head, headed
-from steer.hooks.record import COARSE_TOLERANCE, TOLERANCE, in_batches, inputs, readings_of
+from steer.hooks.record import in_batches, inputs, readings_of
+from steer.hooks.trunk import are_alike, passes
 from steer.models import caches
 from steer.models.memory import free_bytes, token_budget
 from steer.models.model import Model
@@ -33,8 +33,6 @@ Array = NDArray[np.float32]
 _BYTES = 64_000_000
 #: New tokens of a row in one forward, if a whole group of rows is as large as the memory allows.
 _USUAL_LENGTH = 32
-#: For each network: whether it gives the same log-probabilities with kept keys and values.
-_tried: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def within_memory(model: Model, counts: Sequence[int]) -> Iterator[list[int]]:
@@ -107,6 +105,12 @@ class Likelihoods:
         # A layer with a window forgets its first tokens, and with them what rows have in common.
         if not _takes_kept(self.model) or (window is not None and longest > window):
             return _uncached(self.model, rows, n, on_rows)
+        return self._with_kept(rows, n, continues, on_rows)
+
+    @torch.no_grad()
+    def _with_kept(
+        self, rows: Sequence[Ids], n: int, continues: bool, on_rows: Callable[[int], None]
+    ) -> Array:
         values = np.empty((len(rows), n), np.float32)
         for number, group in enumerate(self._groups):
             values[group] = self._group(number, rows[group], n, continues)
@@ -229,14 +233,7 @@ def _uncached(
 def _takes_kept(model: Model) -> bool:
     """Whether the model gives the same log-probabilities with keys and values that were kept, in
     rows that are padded on the left; found by a test."""
-    if model.network not in _tried:
-        _tried[model.network] = True  # for the test itself
-        try:
-            _tried[model.network] = has_head(model) and _same_with_kept(model)
-        # A model without support for any of it may raise anything.
-        except Exception:
-            _tried[model.network] = False
-    return _tried[model.network]
+    return has_head(model) and passes(model, _same_with_kept)
 
 
 def _same_with_kept(model: Model) -> bool:
@@ -251,9 +248,8 @@ def _same_with_kept(model: Model) -> bool:
     longer = [(*row, *texts[2]) for row in trials[1][0]]
     trials.append((longer, len(texts[2])))
     for number, (rows, n) in enumerate(trials):
-        got = likelihoods(rows, n, continues=number == 1)
+        values = likelihoods._with_kept(rows, n, number == 1, lambda n_rows: None)
         expected = _uncached(model, rows, n)
-        tolerance = TOLERANCE.get(model.network.dtype, COARSE_TOLERANCE)
-        if not np.linalg.norm(got - expected) <= tolerance * np.linalg.norm(expected):
+        if not are_alike(model, torch.from_numpy(values), torch.from_numpy(expected)):
             return False
     return True

@@ -13,14 +13,6 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 #: The names of a model's cache or state in its outputs and arguments.
 _NAMES = ("cache", "past_key_values", "cache_params", "state")
 _JOINABLE = (DynamicLayer, DynamicSlidingWindowLayer)
-#: The names of a model's cache or state in its outputs and arguments.
-_NAMES = ("cache", "past_key_values", "cache_params", "state")
-
-
-def state_of(output: Any) -> tuple[str, Any]:
-    """The name and value of the cache or state in a model's output; "" and None without one."""
-    states = ((name, output[name]) for name in _NAMES if name in output)
-    return next((state for state in states if state[1] is not None), ("", None))
 
 
 def state_of(output: Any) -> tuple[str, Any]:

@@ -39,7 +39,7 @@ ASKED = QUESTIONS[:12]
 def chosen(pack: BuiltPack) -> list[IndexRow]:
     """Concepts that work: of each kind in turn, evenly spaced within it."""
     kinds: dict[str, list[IndexRow]] = defaultdict(list)
-    for row in pack.working:
+    for row in pack.working_rows:
         kinds[row.pack].append(row)
     rng = np.random.default_rng(0)
     for rows in kinds.values():
