@@ -175,9 +175,9 @@ class _Printer:
                 output.as_json({"model": model, "pack": pack, "texts": self._kept})
             return
         output.note(
-            "nats: by how many a token the concept makes the text likelier than its opposite; SD:"
-            " standard deviations above the model's own texts; own: the share of"
-            f" {self._baseline} such texts, and this one, with a reading as high"
+            "nats: by how many a token the concept makes the text likelier than its opposite; own:"
+            f" the share of {self._baseline} texts of the model's own, and this one, with a reading"
+            " as high"
         )
 
     def _table(self, profile: Profile, title: str) -> None:
@@ -192,10 +192,9 @@ class _Printer:
                 begin = part.n_tokens
             output.table(["text", "tokens so far", "highest"], rows, left=1)
             output.line()
-        scores = dict(zip(profile.names, profile.scores, strict=True))
         rows = [
-            [name, f"{reading:+.2f}", f"{scores[name]:+.1f}", f"{rate:.0%}"]
+            [name, f"{reading:+.2f}", f"{rate:.0%}"]
             for name, reading, rate in profile.top(self._settings.top)
         ]
-        output.table(["concept", "nats", "SD", "own"], rows)
+        output.table(["concept", "nats", "own"], rows)
         output.line()

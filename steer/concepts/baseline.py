@@ -62,12 +62,6 @@ class Baseline:
         above = (self.readings(n) >= readings).sum(0)
         return np.asarray((above + 1) / (len(self) + 1))
 
-    def scores(self, readings: Array, n: int) -> Array:
-        """Standard deviations of the texts' readings above their mean, [concept]."""
-        own = self.readings(n)
-        spread = own.std(0, ddof=1) if len(own) > 1 else np.ones(own.shape[1])
-        return np.asarray((readings - own.mean(0)) / np.maximum(spread, 1e-6))
-
 
 def of_model(
     model: Model,

@@ -69,18 +69,13 @@ class Profile:
         return np.asarray(self.ratios.mean(0, np.float64))
 
     @cached_property
-    def scores(self) -> Array:
-        """Readings in standard deviations above the mean of the model's own texts, [concept]."""
-        return self.baseline.scores(self.readings, self.n_tokens)
-
-    @cached_property
     def false_positives(self) -> Array:
         """The share of the model's own texts with a reading as high, [concept]."""
         return self.baseline.false_positives(self.readings, self.n_tokens)
 
     def top(self, n: int = 10) -> list[tuple[str, float, float]]:
-        """The concepts with the highest scores: name, reading, false-positive rate."""
-        order = np.argsort(-self.scores, kind="stable")[:n]
+        """The concepts with the highest readings: name, reading, false-positive rate."""
+        order = np.argsort(-self.readings, kind="stable")[:n]
         return [
             (self.names[i], float(self.readings[i]), float(self.false_positives[i])) for i in order
         ]
@@ -92,18 +87,14 @@ class Profile:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        values = (self.readings, self.scores, self.false_positives)
         return {
             "text": self.text,
             "tokens": self.n_tokens,
             "concepts": [
-                {
-                    "name": name,
-                    "reading": float(reading),
-                    "score": float(score),
-                    "false_positives": float(rate),
-                }
-                for name, reading, score, rate in zip(self.names, *values, strict=True)
+                {"name": name, "reading": float(reading), "false_positives": float(rate)}
+                for name, reading, rate in zip(
+                    self.names, self.readings, self.false_positives, strict=True
+                )
             ],
         }
 
@@ -116,11 +107,16 @@ class ConversationProfile:
 
     @cached_property
     def overall(self) -> Profile:
-        """All answers as one text: each token counts once."""
-        first = self.turns[0]
+        """All answers as one text, with blank lines between: each token counts once."""
+        first, *others = self.turns
+        later = [
+            f"\n\n{piece}" if not index else piece
+            for turn in others
+            for index, piece in enumerate(turn.pieces)
+        ]
         return replace(
             first,
-            pieces=tuple(piece for turn in self.turns for piece in turn.pieces),
+            pieces=(*first.pieces, *later),
             ratios=np.concatenate([turn.ratios for turn in self.turns]),
         )
 

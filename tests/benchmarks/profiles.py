@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,14 @@ from numpy.typing import NDArray
 from steer.concepts import answers as answering
 from steer.concepts.answers import Query
 from steer.concepts.index import BuiltPack, IndexRow, read
-from steer.concepts.profile import Profile, Profiler
+from steer.concepts.profile import N_BASELINE, Profile, Profiler
 from steer.contrasts.passages import Message
 from steer.contrasts.prompts import QUESTIONS
 from steer.models.loading import load
 from steer.models.model import Model
 from steer.models.source import ModelSource
 
+Array = NDArray[np.float64]
 CONCEPTS, OWN, TOKENS = 60, 24, 16
 ASKED = QUESTIONS[:12]
 
@@ -69,10 +71,17 @@ def write(model: Model, rows: list[IndexRow]) -> list[dict[str, str]]:
     ]
 
 
-def readings(work: Path, kind: str, profiler: Profiler) -> None:
+def readings(work: Path, kind: str, samples: int, profiler: Profiler) -> None:
     """Read every answer, and save the result of each."""
     texts = json.loads((work / "answers.json").read_text("utf-8"))
-    for number, item in enumerate(texts):
+    # The first answers of all concepts and the model's own first; in conversations, those to the
+    # same question together, whose keys and values are kept.
+    last = CONCEPTS + OWN if samples == 1 else len(texts)
+    order = list(range(last))
+    if kind == "asked":
+        order.sort(key=lambda number: texts[number]["question"])
+    for number in order:
+        item = texts[number]
         file = work / f"{kind}-{number}.npz"
         if file.exists() or not item["text"]:
             continue
@@ -86,74 +95,97 @@ def readings(work: Path, kind: str, profiler: Profiler) -> None:
 
 
 def save(file: Path, profile: Profile) -> None:
+    own = profile.baseline.readings(profile.n_tokens)
     part = file.with_suffix(".part")
     with part.open("wb") as stream:
         np.savez(
             stream,
             raw=profile.readings,
-            score=profile.scores,
+            score=(profile.readings - own.mean(0)) / own.std(0, ddof=1),
             rate=profile.false_positives,
             names=np.array(profile.names),
         )
     part.rename(file)
 
 
-Ranks = dict[str, dict[str, list[float]]]  # by order and concept
+@dataclass(frozen=True)
+class Results:
+    """Saved results: readings and rates float64 [answer, concept], and the right concept of each
+    answer, "" for the model's own."""
+
+    names: list[str]
+    concepts: list[str]
+    orders: dict[str, Array]
+    rates: Array
+
+
+def results(work: Path, kind: str) -> Results:
+    """The saved results of one kind of reading."""
+    texts = json.loads((work / "answers.json").read_text("utf-8"))
+    files = [work / f"{kind}-{number}.npz" for number in range(len(texts))]
+    saved = [(item, np.load(file)) for item, file in zip(texts, files, strict=True)
+             if file.exists()]  # fmt: skip
+    raw, score, rates = (np.stack([v[key] for _, v in saved]) for key in ("raw", "score", "rate"))
+    concepts = [item["concept"] for item, _ in saved]
+    own = raw[[not concept for concept in concepts]]
+    orders = {"nats": raw, "SD": score}
+    if len(own) > 2:
+        orders["nats above the own answers'"] = raw - own.mean(0)
+        orders["SD of the own answers"] = (raw - own.mean(0)) / own.std(0, ddof=1)
+    return Results(list(saved[0][1]["names"]), concepts, orders, rates)
 
 
 def table(work: Path, pack: BuiltPack, kind: str) -> None:
     """Print what the saved results say."""
-    texts = json.loads((work / "answers.json").read_text("utf-8"))
+    read_answers = results(work, kind)
+    concepts, names = np.array(read_answers.concepts), read_answers.names
     kinds = {row.name: row.pack for row in pack.rows}
-    ranks: Ranks = {order: defaultdict(list) for order in ("raw", "score")}
-    above: dict[str, list[float]] = defaultdict(list)
-    hits: list[float] = []
-    n = 0
-    for number, item in enumerate(texts):
-        file = work / f"{kind}-{number}.npz"
-        if not file.exists():
-            continue
-        values = np.load(file)
-        names = list(values["names"])
-        n = len(names)
-        above["own" if not item["concept"] else "concept"].append(
-            float((values["rate"] < 0.05).mean())
+    is_own = concepts == ""
+    answers = np.flatnonzero(~is_own)
+    right = [names.index(concepts[index]) for index in answers]
+    ranks = {
+        order: np.array(
+            [
+                (row > row[place]).sum() + 1
+                for row, place in zip(values[answers], right, strict=True)
+            ]
         )
-        if not item["concept"]:
-            continue
-        right = names.index(item["concept"])
-        hits.append(float(values["rate"][right] < 0.05))
-        for order, ranks_of in ranks.items():
-            own = values[order]
-            ranks_of[item["concept"]].append(float((own > own[right]).sum() + 1))
-    concepts = list(ranks["raw"])
-    halves = concepts[::2], concepts[1::2]
+        for order, values in read_answers.orders.items()
+    }
+    distinct = list(dict.fromkeys(concepts[answers]))
+    first_half = np.isin(concepts[answers], distinct[::2])
     print(
-        f"\n{kind}: {sum(map(len, ranks['raw'].values()))} answers of {len(concepts)} concepts,"
-        f" {len(above['own'])} own answers, {n} concepts to tell apart"
+        f"\n{kind}: {len(answers)} answers of {len(distinct)} concepts, {is_own.sum()} own"
+        f" answers, {len(names)} concepts to tell apart"
     )
-    for order, ranks_of in ranks.items():
-        for label, half in zip(("chosen on", "reported"), halves, strict=True):
-            print(f"  {order:5} {label}: {described([r for c in half for r in ranks_of[c]])}")
-    best = min(ranks, key=lambda order: np.median([r for c in halves[0] for r in ranks[order][c]]))
-    for pack_kind in dict.fromkeys(kinds[c] for c in concepts):
-        own = [r for c in concepts if kinds[c] == pack_kind for r in ranks[best][c]]
-        print(f"  {pack_kind:10} by {best}: {described(own)}")
-    print(f"  the right concept is above its 5 % threshold: {np.mean(hits):.0%}")
-    for label, shares in above.items():
+    for order, values in ranks.items():
         print(
-            f"  above their 5 % threshold, of all concepts, in an answer ({label}):"
-            f" mean {np.mean(shares):.1%}, {min(shares):.1%} to {max(shares):.1%}"
+            f"  by {order}: chosen on {described(values[first_half])};"
+            f" reported {described(values[~first_half])}"
         )
+    best = min(ranks, key=lambda order: float(np.median(ranks[order][first_half])))
+    for part in dict.fromkeys(kinds[name] for name in distinct):
+        members = np.array([kinds[name] == part for name in concepts[answers]])
+        print(f"  {part:10} by {best}: {described(ranks[best][members])}")
+    hits = [
+        read_answers.rates[index, place] < 0.05 for index, place in zip(answers, right, strict=True)
+    ]
+    print(f"  the right concept is above its 5 % threshold in {np.mean(hits):.0%}")
+    for label, members in (("concepts' answers", ~is_own), ("own answers", is_own)):
+        shares = (read_answers.rates[members] < 0.05).mean(1)
+        if len(shares):
+            print(
+                f"  concepts above their 5 % threshold in {label}: mean {shares.mean():.1%},"
+                f" quartiles {np.quantile(shares, 0.25):.1%} to {np.quantile(shares, 0.75):.1%}"
+            )
 
 
-def described(ranks: list[float]) -> str:
-    values: NDArray[np.float64] = np.array(ranks)
-    if not len(values):
+def described(ranks: NDArray[np.int64]) -> str:
+    if not len(ranks):
         return "none"
     return (
-        f"median rank {np.median(values):.0f}, first {np.mean(values == 1):.0%},"
-        f" in the first ten {np.mean(values <= 10):.0%} (n {len(values)})"
+        f"median rank {np.median(ranks):.0f}, first {np.mean(ranks == 1):.0%},"
+        f" in the first ten {np.mean(ranks <= 10):.0%} (n {len(ranks)})"
     )
 
 
@@ -163,6 +195,8 @@ def main() -> None:
     parser.add_argument("--pack", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--read", choices=("bare", "asked", "none"), default="bare")
+    parser.add_argument("--samples", type=int, choices=(1, 2), default=2)
+    parser.add_argument("--baseline", type=int, default=N_BASELINE)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     pack = read(arguments.pack)
@@ -175,7 +209,8 @@ def main() -> None:
         answers.write_text(json.dumps(write(model, chosen(pack)), indent=1), encoding="utf-8")
     if arguments.read != "none":
         assert model is not None
-        readings(arguments.work, arguments.read, Profiler(model, pack))
+        profiler = Profiler(model, pack, n_baseline=arguments.baseline)
+        readings(arguments.work, arguments.read, arguments.samples, profiler)
     for kind in ("bare", "asked"):
         if any(arguments.work.glob(f"{kind}-*.npz")):
             table(arguments.work, pack, kind)
