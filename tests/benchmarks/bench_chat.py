@@ -86,12 +86,9 @@ def main() -> None:
             words = [*own, "patient", "impatient", "-o", f"{scratch}/words.safetensors"]
             rival = [f"{args.saklas}/bin/saklas", "manifold", "extract", "-m", args.model]
             rival += ["patient", "impatient"]
-            seconds = [spent_by(command, scratch) for command in (words, rival)]
-            print(
-                "vector from two words, loading included      {:.0f} s of CPU, saklas {:.0f}".format(
-                    *seconds
-                )
-            )
+            ours, theirs = (spent_by(command, scratch) for command in (words, rival))
+            print(f"vector from two words, loading included      {ours:.0f} s of CPU", end="")
+            print(f", saklas {theirs:.0f}")
 
 
 def spent_by(command: list[str], home: str) -> float:
