@@ -141,9 +141,7 @@ def descended(
     digest = hashlib.sha256()
     for part in edits.parameters:
         digest.update(part.detach().cpu().numpy().tobytes())
-    checkpoint = task.checkpoints.checkpoint(
-        schedule, edits.sites, edits.response, digest.hexdigest()
-    )
+    checkpoint = task.checkpoints.checkpoint(schedule, edits.sites, edits.start, digest.hexdigest())
     with progress(activity, schedule.steps) as advance:
 
         def on_step(recovered: float | None) -> None:

@@ -55,6 +55,29 @@ class Lesson:
         """Tokens that an edit is run on."""
         return len(self.baseline)
 
+    @property
+    def response(self) -> int:
+        """The position in `baseline` that predicts the first token of the response."""
+        return len(self.baseline) - self.n - 1
+
+    @property
+    def question(self) -> int:
+        """The position in `baseline` from which both rows have the same tokens."""
+        shared = shared_prefix(self.conditioned[::-1], self.baseline[::-1])
+        return min(self.response, len(self.baseline) - shared)
+
+
+def first_edited(lessons: Sequence[Lesson], scope: str) -> int | None:
+    """The first position that an edit changes in the baseline rows; None for each one's response.
+
+    scope: `all`; `response`; or `question`, which begins after the part of the prompt that stands
+    in the place of the condition.
+    """
+    if scope == "question":
+        start = max(lesson.question for lesson in lessons)
+        return min(start, *(lesson.response for lesson in lessons))
+    return None if scope == "response" else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Conditions:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steer.base.progress import Progress
+from steer.distillation.lessons import first_edited
 from steer.distillation.lowrank import Edits
 from steer.distillation.sequence import SequentialRegression
 from steer.distillation.settings import DistillSettings
@@ -45,7 +46,7 @@ def regress(
     Layers, ridge and rank are chosen one after another, each with the best of the previous ones.
     ranks: those to try if the settings give none. ridges: those to try.
     """
-    model, response = task.model, settings.scope == "response"
+    model, start = task.model, first_edited(task.lessons, settings.scope)
     width = model.identity.d_model
     every = tuple(model.hooks.layers("resid_post"))
     sets = ladders(every) if settings.layers is None else [settings.layers or every]
@@ -54,7 +55,7 @@ def regress(
     ridges = ridges if any(ranks) else ridges[:1]
     used = sorted({layer for layers in sets for layer in layers})
     with progress("reading what the condition changes", len(task.lessons)) as advance:
-        regressions = SequentialRegression(model, task.lessons, used, response, advance)
+        regressions = SequentialRegression(model, task.lessons, used, start, advance)
     tried: dict[Choice, tuple[float, Edits]] = {}
 
     def best() -> Choice:
@@ -68,7 +69,7 @@ def regress(
             if choice in tried:
                 return
             affines = regressions.fit(choice.layers, choice.rank, choice.ridge, lambda: advance(1))
-            edits = Edits.of(model, affines, response=response)
+            edits = Edits.of(model, affines, start=start)
             tried[choice] = task.recovered(edits), edits
             advance(0, f"recovery {tried[best()][0]:.2f}")
 

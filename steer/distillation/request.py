@@ -156,7 +156,7 @@ def distill_request(
     contrasts: reads the pairs; called once the options are known to be valid. prompts: by default
     everyday questions in a chat, and openings outside of one. method: a name,
     with options as in `descent:penalty=2`; by default ridge in a chat, or descent. layers: None
-    chooses the best; empty is all. scope: by default `response` for a condition in a chat, or
+    chooses the best; empty is all. scope: by default `question` for a condition in a chat, or
     `all`. budget: a time such as `5m`. settings: the other fields of `DistillSettings`.
 
     Raises:
@@ -183,9 +183,14 @@ def distill_request(
     if contrasts is not None:
         chosen.of_pairs()
     if scope is None:
-        scope = "response" if in_chat or chosen.response_only else "all"
-    if scope not in ("all", "response"):
-        raise UsageError(f"{scope!r} is not a scope to distil into", hint="use all or response")
+        scope = "response" if chosen.response_only else "all"
+        scope = "question" if in_chat else scope
+    if scope not in ("all", "question", "response"):
+        raise UsageError(
+            f"{scope!r} is not a scope to distil into", hint="use question, response or all"
+        )
+    if scope == "question" and not in_chat:
+        raise UsageError("the scope question needs a --condition in a --chat")
     usual = everyday.training_messages() if chat else everyday.OPENINGS
     numbers: dict[str, Any] = sizes(
         form,
