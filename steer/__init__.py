@@ -79,7 +79,7 @@ if TYPE_CHECKING:
         sweep,
     )
     from steer.library.vectors import Vector, parse, read
-    from steer.serving.serve import Served
+    from steer.serving.serve import ServerInfo
     from steer.steering.generation import Generation
     from steer.steering.recipe import Recipe
     from steer.steering.steers import Steer
@@ -107,8 +107,8 @@ _PUBLIC = {
     "Progress": "base.progress",
     "Readings": "library.tasks",
     "Recipe": "steering.recipe",
-    "Served": "serving.serve",
     "ServerCheck": "library.servers",
+    "ServerInfo": "serving.serve",
     "SiteError": "base.errors",
     "Steer": "steering.steers",
     "SteerError": "base.errors",
@@ -192,8 +192,8 @@ __all__ = [
     "Progress",
     "Readings",
     "Recipe",
-    "Served",
     "ServerCheck",
+    "ServerInfo",
     "SiteError",
     "Steer",
     "SteerError",

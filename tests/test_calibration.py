@@ -18,7 +18,7 @@ import steer
 from steer.cli.main import app
 from steer.evaluation import calibration
 from steer.evaluation.calibration import STRENGTHS, Trial, best_trial, calibrate
-from steer.evaluation.sweeps import grid_of
+from steer.evaluation.sweep_grid import grid_of
 from steer.generate import strength
 from steer.generate.strength import middle_layers
 from steer.library.models import Model

@@ -62,10 +62,10 @@ PROMPTED = [GOOD | {"prompt": f"Day {n}. "} for n in range(3)]
 def test_answers_to_prompts_are_suited_to_a_chat_model() -> None:
     plain = read(jsonl(*PROMPTED))
     assert plain.are_plain_answers
-    suited = plain.suited(has_template=True)
+    for_template = plain.for_template(has_template=True)
     in_chat = read(jsonl(*PROMPTED), frame=Frame(chat=True))
-    assert suited == in_chat and suited.sha256 == in_chat.sha256
-    assert plain.suited(has_template=False) is plain
+    assert for_template == in_chat and for_template.sha256 == in_chat.sha256
+    assert plain.for_template(has_template=False) is plain
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_answers_to_prompts_are_suited_to_a_chat_model() -> None:
 )
 def test_other_contrasts_stay_as_they_are(contrasts: Contrasts) -> None:
     assert not contrasts.are_plain_answers
-    assert contrasts.suited(has_template=True) is contrasts
+    assert contrasts.for_template(has_template=True) is contrasts
 
 
 def test_pairs_with_and_without_a_prompt() -> None:

@@ -74,8 +74,8 @@ def test_every_format_has_an_example_and_says_what_it_is() -> None:
     names = [name for each in FORMATS for name in each.names]
     assert len(names) == len(set(names))
     for suffix in registry().suffixes():
-        assert sum(each.fallback for each in registry().reading(suffix)) <= 1, suffix
-        usual = [each for each in registry().writing(suffix) if each.writer and each.writer.default]
+        assert sum(each.fallback for each in registry().readers(suffix)) <= 1, suffix
+        usual = [each for each in registry().writers(suffix) if each.writer and each.writer.default]
         assert len(usual) <= 1, suffix
 
 

@@ -114,7 +114,7 @@ def test_peft_runs_the_adapter_as_the_hooks_steer(spec: str, tmp_path: Path) -> 
     report = lora.export(model, [steer(model, spec)], tmp_path / "adapter", texts=["w4 w7 w60"])
     assert report.difference is not None
     assert report.difference.passed
-    assert not report.difference.says_nothing
+    assert not report.difference.is_inconclusive
 
 
 def test_a_vector_is_not_mistaken_for_noise() -> None:

@@ -637,10 +637,10 @@ def test_python_serves_what_the_command_serves(
 ) -> None:
     """Until Ctrl-C, also where an event loop runs already; then the port is free again."""
     monkeypatch.chdir(tmp_path)
-    seen: list[package.Served] = []
+    seen: list[package.ServerInfo] = []
     listed: list[str] = []
 
-    def up(served: package.Served) -> None:
+    def up(served: package.ServerInfo) -> None:
         def look() -> None:
             answer = httpx.get(f"{served.url}/vectors", timeout=60, trust_env=False)
             listed.extend(vector["id"] for vector in answer.json()["data"])

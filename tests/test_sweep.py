@@ -28,7 +28,7 @@ from steer.evaluation.choice import (
     ordered,
 )
 from steer.evaluation.scoring import Scorer
-from steer.evaluation.sweeps import grid_of as swept_grid
+from steer.evaluation.sweep_grid import grid_of as swept_grid
 from steer.evaluation.verdict import Repeat, _instability, _neighbours
 from steer.measures import pictures, report
 from steer.measures.grids import (

@@ -76,7 +76,7 @@ class Difference:
         return (self.largest if is_largest else self.mean) <= self.tolerance
 
     @property
-    def says_nothing(self) -> bool:
+    def is_inconclusive(self) -> bool:
         """Whether the steers' effect is too small here to detect."""
         if self.exact and self.dtype == "float32":
             return not self.effect > 10 * EXACT

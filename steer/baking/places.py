@@ -108,7 +108,7 @@ class _EditPlacer:
             norm = family.post_norms[0 if writer.part == "attention" else 1]
             for matrix in matrices:
                 matrix.norm = f"{layer}{norm}.weight"
-            self._nearly(
+            self._approximate(
                 "a norm follows what its layers write, so the direction is taken out before it,"
                 " where that leaves other lengths"
             )
@@ -131,7 +131,7 @@ class _EditPlacer:
         if places[part] is None and family.parallel:
             part = other  # type: ignore[assignment]  # both write to the same sum
         if places[part] is None and part == "mlp" and places["attention"] is not None:
-            self._nearly(
+            self._approximate(
                 f"its MLP has no bias, so the constant is a bias of attention in the same layer,"
                 f" where MLP {writer.layer} reads it too",
                 "a vector that was read at attn_out (`steer extract --site=attn_out`) is exact",
@@ -156,12 +156,12 @@ class _EditPlacer:
             self.placement.changes["attention_bias"] = True
         window = getattr(self.config, "sliding_window", None)
         if window is not None and window < self.config.max_position_embeddings:
-            self._nearly(
+            self._approximate(
                 f"written as a Llama, it has no window of {window:,} tokens: exact up to that"
                 " length, and not beyond"
             )
 
-    def _nearly(self, approximation: str, nearest: str | None = None) -> None:
+    def _approximate(self, approximation: str, nearest: str | None = None) -> None:
         """Note an approximation, if the user allows it."""
         if not self.approximate:
             hint = "--approximate bakes what comes nearest, and says so"

@@ -19,8 +19,8 @@ from steer.base.wording import is_for_commands, worded
 
 
 class SteerError(Exception):
-    """A failure with a message for the user and, if there is one, what to do next. Both name
-    options as whoever is to read them does (`steer.base.wording`)."""
+    """A failure with a message for the user and, if possible, a hint about the next step. Both name
+    options in the form for the command line or for Python (`steer.base.wording`)."""
 
     exit_code = 1
 
@@ -40,7 +40,7 @@ class SteerError(Exception):
 
 
 class UsageError(SteerError):
-    """The command line itself is wrong."""
+    """An option, an argument or a spec that is invalid."""
 
     exit_code = 2
 
@@ -58,7 +58,8 @@ class VectorError(SteerError):
 
 
 class GuardError(SteerError):
-    """A projection passed the threshold of a guard that says `error`; scripts rely on its code."""
+    """A token passed the threshold of a guard whose `on_trip` is `error`. The exit code of a
+    command is then 3."""
 
     exit_code = 3
 
@@ -72,4 +73,4 @@ class SiteError(ModelError):
 
 
 class HookError(ModelError):
-    """A hook that could not be placed or did not fire."""
+    """A hook that could not be placed or did not run, or a server that does not steer."""

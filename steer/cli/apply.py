@@ -254,7 +254,7 @@ def apply(
     try:
         with ExitStack() as stack:
             if engine:
-                writing = engines.writing(source, model, [steers], sampling, settings_of_engine)
+                writing = engines.generator(source, model, [steers], sampling, settings_of_engine)
                 run = replace(run, engine=stack.enter_context(writing))
             n_texts = lines.total * (2 if compare else 1)
             advance = stack.enter_context(output.progress("generating", n_texts))

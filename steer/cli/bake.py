@@ -154,7 +154,7 @@ def _report(report: Report, out: Path, *, json: bool) -> None:
         output.line(f"write {token['text']} in a prompt, or as the system message")
     for text in report.approximations:
         output.warning(f"approximate: {text}")
-    if report.difference.says_nothing:
+    if report.difference.is_inconclusive:
         output.warning("these steers change almost nothing, so the comparison means little")
     if not report.difference.passed:
         output.error(

@@ -146,7 +146,7 @@ class SteerCommand(TyperCommand):
             own = VALUES.get(f"{self.name} {parameter.name}")
             if complete := own or VALUES.get(str(parameter.name)):
                 # Typer expects this where an option is declared; here one table serves all.
-                parameter._custom_shell_complete = _completing(complete)
+                parameter._custom_shell_complete = _complete_with(complete)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -182,7 +182,7 @@ class SteerCommand(TyperCommand):
                         _write(formatter, *rows[parameter.name], width)
 
 
-def _completing(complete: Callable[[str], list[str]]) -> Callable[..., Any]:
+def _complete_with(complete: Callable[[str], list[str]]) -> Callable[..., Any]:
     return lambda _ctx, _parameter, incomplete: complete(incomplete)
 
 

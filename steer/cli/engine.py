@@ -104,7 +104,7 @@ def writer(
 
 
 @contextmanager
-def writing(
+def generator(
     source: ModelSource,
     model: Model,
     steerings: Sequence[Sequence[Steer]],

@@ -67,7 +67,7 @@ def make(
         check_paired(fit_methods().named(fitting["method"]), paired=data.paired)
     model = options.load_model(source)
     if not words:
-        plain, data = data, data.suited(has_template=model.identity.chat_template is not None)
+        plain, data = data, data.for_template(has_template=model.identity.chat_template is not None)
         if data is not plain:
             output.note("answers to prompts, for a chat model: read in its chat template")
     from steer.cli.tables import written

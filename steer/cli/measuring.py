@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from steer.evaluation.data import Engine
     from steer.evaluation.evaluations import Evaluation
     from steer.evaluation.suites import SuiteResult
-    from steer.evaluation.sweeps import SweepResult
+    from steer.evaluation.sweep_result import SweepResult
     from steer.models.model import Model
     from steer.vectors.metadata import Metadata
 

@@ -115,7 +115,7 @@ def with_model(
             assumed=model is None,
         )
 
-    def chatting(
+    def template_settings(
         source: ModelSource | None,
         template_arg: Annotated[
             list[str] | None,
@@ -137,7 +137,7 @@ def with_model(
         return None if source is None else replace(source, template=settings)
 
     if chat:
-        return with_options("source", with_options("source", source)(chatting))
+        return with_options("source", with_options("source", source)(template_settings))
     return with_options("source", source)
 
 

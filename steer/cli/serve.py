@@ -14,7 +14,7 @@ from steer.cli import options, output
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.serving.serve import Served, ServedContent, ServerSettings
+    from steer.serving.serve import ServedContent, ServerInfo, ServerSettings
 
 
 def register(app: typer.Typer) -> None:
@@ -107,7 +107,7 @@ def run(
     content: ServedContent,
     source: ModelSource,
     settings: ServerSettings,
-    on_up: Callable[[Served], None],
+    on_up: Callable[[ServerInfo], None],
     *,
     log_requests: bool = False,
 ) -> None:
@@ -127,7 +127,7 @@ def run(
     )
 
 
-def report(served: Served, *, json: bool) -> None:
+def report(served: ServerInfo, *, json: bool) -> None:
     """Report a server that is up."""
     parts = [served.runs_on, f"vectors: {', '.join(served.vectors) or 'none yet'}"]
     parts += [f"recipes: {', '.join(served.recipes)}"] if served.recipes else []

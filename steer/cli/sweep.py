@@ -13,7 +13,7 @@ from steer.cli.tables import trial
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.evaluation.sweeps import SweepResult
+    from steer.evaluation.sweep_result import SweepResult
 
 
 def register(app: typer.Typer) -> None:
@@ -118,7 +118,8 @@ def sweep(
         from steer.measures.pictures import check_format
 
         check_format(plot)
-    from steer.evaluation.sweeps import check_budget, grid_of, strongest
+    from steer.evaluation.sweep_grid import grid_of, strongest
+    from steer.evaluation.sweeps import check_budget
     from steer.evaluation.sweeps import sweep as run
 
     check_budget(max_kl, max_nats)

@@ -51,10 +51,10 @@ def ui(
     steer ui
     steer ui -m MODEL --vectors vectors -v warm:2
     """
-    from steer.serving.serve import Served, ServedContent, ServerSettings
+    from steer.serving.serve import ServedContent, ServerInfo, ServerSettings
     from steer.steering.named import NamedSteer
 
-    def on_up(served: Served) -> None:
+    def on_up(served: ServerInfo) -> None:
         report(served, json=json)
         if not no_browser:
             _open(served.page)

@@ -80,6 +80,7 @@ class Concept:
 
     @property
     def poles(self) -> tuple[str, str]:
+        """The positive and the negative pole."""
         return self.positive, self.negative
 
     def __str__(self) -> str:

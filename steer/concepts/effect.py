@@ -96,7 +96,7 @@ def effect_sums(
     conditions: tuple[str, str],
     steers: tuple[Steer, ...],
 ) -> EffectSums:
-    """Compare predictions at every token of answers, whoever wrote them.
+    """Compare predictions at every token of answers, under any writers.
 
     conditions: of the positive and of the negative pole; "" for the plain model. Steers act on all
     tokens.

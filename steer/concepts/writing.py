@@ -118,10 +118,11 @@ def _distinct(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def _balanced(pairs: Sequence[Pair], n: int) -> list[Pair]:
-    """At most `n` pairs, each the one that keeps first words most alike on both sides."""
+    """At most `n` pairs, chosen one by one so that both sides have the same first words."""
     left = list(pairs)
     chosen: list[Pair] = []
-    lead: Counter[str] = Counter()  # how often a word stood first on the positive side, less
+    #: How often each word is first on the positive side, minus the negative side.
+    lead: Counter[str] = Counter()
     while left and len(chosen) < n:
         best = min(range(len(left)), key=lambda i: _imbalance(left[i], lead))
         pair = left.pop(best)

@@ -80,7 +80,7 @@ class Contrasts:
         plain = self.frame == PLAIN and self.conditions is None
         return plain and self.completes and not self.are_answers
 
-    def suited(self, *, has_template: bool) -> Contrasts:
+    def for_template(self, *, has_template: bool) -> Contrasts:
         """Plain answers in the chat template of a model that has one, each prompt as the user's
         message; other contrasts as they are."""
         if not (has_template and self.are_plain_answers):

@@ -250,7 +250,7 @@ def loss(
 
 
 def runs_ends(model: Model, edits: Edits, lessons: Sequence[Lesson]) -> bool:
-    """Whether what is edited runs alone, after the keys and values of what stands before."""
+    """Whether the edited ends can run alone, after the cached keys and values of the rest."""
     return all(edits.starts(lessons)) and takes_beginnings(model)
 
 

@@ -150,12 +150,12 @@ def drive(
             return Outcome(notes=("it holds no steering: requests without the field have none",))
         with _others_code(driver, "to end the steering"):
             return driver.clear(server)
-    steering = planned(driver, steers, file)
+    steering = plan_steering(driver, steers, file)
     with _others_code(driver, "to steer"):
         return driver.steer(server, steering)
 
 
-def planned(driver: Driver, steers: Sequence[Steer], file: Path | None = None) -> Steering:
+def plan_steering(driver: Driver, steers: Sequence[Steer], file: Path | None = None) -> Steering:
     """What an engine has to do for steers.
 
     Raises:

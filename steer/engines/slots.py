@@ -162,8 +162,8 @@ class Slots:
             raise RuntimeError("all slots are in use")
         prompt, response = self._free.pop(0), self._free.pop(0)
         for layer in self.layers.values():
-            layer.write(prompt, _acting(steers, "prompt"))
-            layer.write(response, _acting(steers, "response"))
+            layer.write(prompt, _acting_steers(steers, "prompt"))
+            layer.write(response, _acting_steers(steers, "response"))
         self._taken[key] = prompt, response
 
     def fill(self, keys: Sequence[str], starts: Sequence[int], firsts: Sequence[int]) -> None:
@@ -189,7 +189,7 @@ def shape_of(steerings: Sequence[Sequence[Steer]], n_slots: int) -> Shape:
     return Shape(tuple(layers), n_slots, n_along)
 
 
-def _acting(steers: Sequence[Steer], part: str) -> list[Steer]:
+def _acting_steers(steers: Sequence[Steer], part: str) -> list[Steer]:
     return _everywhere([steer for steer in steers if steer.scope.kind in ("all", part)])
 
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from steer.evaluation.evaluations import evaluate as evaluate
     from steer.evaluation.suites import SuiteResult as SuiteResult
     from steer.evaluation.suites import suite as suite
-    from steer.evaluation.sweeps import SweepResult as SweepResult
-    from steer.evaluation.sweeps import grid_of as grid_of
+    from steer.evaluation.sweep_grid import grid_of as grid_of
+    from steer.evaluation.sweep_result import SweepResult as SweepResult
     from steer.evaluation.sweeps import sweep as sweep
 
 _HOMES = {
@@ -20,8 +20,8 @@ _HOMES = {
     "evaluate": "evaluations",
     "SuiteResult": "suites",
     "suite": "suites",
-    "SweepResult": "sweeps",
-    "grid_of": "sweeps",
+    "SweepResult": "sweep_result",
+    "grid_of": "sweep_grid",
     "sweep": "sweeps",
 }
 __all__ = [

@@ -166,7 +166,7 @@ class Forward:
 
 @dataclass
 class MemoryBudget:
-    """Memory for what is kept between calls. left: bytes."""
+    """Memory for results that are cached between calls. left: bytes."""
 
     left: int
 

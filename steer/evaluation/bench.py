@@ -105,7 +105,7 @@ def bench(
     on_progress: Callable[[str, float], None],
     engine: Continue | None = None,
 ) -> Bench:
-    """The texts to score on; the model generates those that the task lacks.
+    """The texts to score on; the model generates the missing ones.
 
     Raises:
         InputError: a text is too long for the model.

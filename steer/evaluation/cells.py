@@ -30,7 +30,7 @@ class SteeredCell:
 
 @dataclass(frozen=True, slots=True)
 class GuidedCell:
-    """The model as it is and with the condition before the text, in the guided distribution of both
+    """The model without and with the condition before the text, in the guided distribution of both
     (`steer.generate.guidance`): strength 1 is the condition, 0 is none."""
 
     strength: float

@@ -19,7 +19,7 @@ from steer.vectors.vector import SteeringVector
 
 #: Multiples of the recommended strength: its opposite, None for unsteered, and three positive ones.
 STRENGTHS = (-1.0, None, 0.5, 1.0, 1.5)
-#: Prompts that a plain language model goes on with, and tokens that are shown of each text.
+#: Prompts for a base model, and the tokens of each text.
 OPENINGS = ("One day", "The house", "He said that")
 TOKENS = 40
 

@@ -496,7 +496,7 @@ def expected_nats(model: Model, parts: Sequence[tuple[Cell, Sequence[Text]]]) ->
 
 
 def extra(own: Nats, base: Nats) -> Interval:
-    """Nats per token above those of the unsteered model's own texts.
+    """Extra nats per token: those of texts minus those of the unsteered model's own texts.
 
     Texts with the same index were sampled from the same seeds, so they are resampled as pairs.
     """

@@ -19,17 +19,17 @@ from steer import resuming
 from steer.base.durations import seconds_of
 from steer.base.errors import UsageError
 from steer.base.intervals import Interval, plain
-from steer.base.journal import Journal
 from steer.base.progress import Progress, silent
 from steer.contrasts.heldout import HeldOut
 from steer.contrasts.prompts import OPENINGS
 from steer.distillation.distilled import read_means
 from steer.distillation.lessons import Conditions
 from steer.evaluation import processes
-from steer.evaluation.bench import Bench, acting_rows, bench, run
+from steer.evaluation.bench import Bench, bench
 from steer.evaluation.choice import Budget, decide, looking
 from steer.evaluation.data import Warn, loaded, warn_of_readers
 from steer.evaluation.evaluations import EvaluationRow, frame, measure_rows
+from steer.evaluation.search import GridSearch
 from steer.evaluation.subjects import (
     Subject,
     condition_subjects,
@@ -44,15 +44,7 @@ from steer.fitting.fitting import rounded
 from steer.formats.reading import bind
 from steer.generate.pace import Size, announce, largest_size, left_out, pace, sizes
 from steer.measures.concepts import by_grammar
-from steer.measures.grids import (
-    SHARES,
-    Grid,
-    GridRow,
-    Scores,
-    default_coefficients,
-    finer,
-    join_scores,
-)
+from steer.measures.grids import SHARES, Grid, GridRow, default_coefficients
 from steer.measures.measure import Measure
 from steer.measures.registry import measures
 from steer.measures.tables import NOTHING, in_console, in_notebook, table
@@ -442,26 +434,12 @@ def _strongest_cell(
     on: Bench, vector: SteeringVector, writing: TextSettings, budget: Budget
 ) -> Steer | None:
     """The strongest cell within the budget; None if there is none."""
-    grid, scores = _score(on, Grid(_rows(vector)), budget)
-    more = finer(grid, scores, budget.kl)
-    if more is not None:
-        more, second = _score(on, more, budget)
-        grid, scores = Grid(grid.rows + more.rows), join_scores(scores, second)
+    search = GridSearch(on, budget.kl, first_look=False, resumable=False)
+    grid, scores = search.run(Grid(_rows(vector)))
     _, tried = decide(on, grid, scores, budget, looking(on, grid, writing))
     if tried is None or tried.extra_nats.value > budget.nats:
         return None
     return grid.steer(*tried.position)
-
-
-def _score(on: Bench, grid: Grid, budget: Budget) -> tuple[Grid, Scores]:
-    """The rows in which something acts, and their scores.
-
-    Raises:
-        IdleError: nothing acts in any.
-    """
-    *_, scores = run(on, grid, Journal(None), max_kl=budget.kl)
-    rows = acting_rows(grid, scores)
-    return grid.part(rows), scores.part(rows)
 
 
 def _rows(vector: SteeringVector) -> tuple[GridRow, ...]:

@@ -94,7 +94,7 @@ def tree(content: Any, subject: str, options: Options) -> ImportedVector:
     if not isinstance(content, Mapping) or not content:
         raise VectorError(f"{subject} holds a {type(content).__name__}, not vectors")
     if options.pick is not None:
-        return _picked(content, options.pick, subject, options)
+        return _pick(content, options.pick, subject, options)
     arrays = {key: value for key, value in content.items() if isinstance(value, np.ndarray)}
     if len(arrays) == len(content):
         named = [key for key in arrays if site_of(key, subject) is not None]
@@ -104,9 +104,7 @@ def tree(content: Any, subject: str, options: Options) -> ImportedVector:
     return _one_with_facts(content, subject, options)
 
 
-def _picked(
-    content: Mapping[str, Any], name: str, subject: str, options: Options
-) -> ImportedVector:
+def _pick(content: Mapping[str, Any], name: str, subject: str, options: Options) -> ImportedVector:
     if name not in content:
         raise UsageError(
             f"{subject} has no {name!r}",

@@ -72,7 +72,7 @@ def check(path: Path, options: Options) -> None:
             f"{path} is a pickle: reading it could run any code, so steer refuses it",
             hint=EXPORT_HINT.format(name=path.name, stem=path.stem),
         )
-    if not registry().reading(suffix):
+    if not registry().readers(suffix):
         raise VectorError(
             f"{path}: no format reads vectors from {suffix or 'such'} files",
             hint=f"use {listed(registry().suffixes())}, or a folder; --help lists the formats",
@@ -120,7 +120,7 @@ def _format(source: Source, options: Options) -> Format:
     """
     if options.format is not None:
         return registry().named(options.format)
-    known = registry().reading(source.suffix)
+    known = registry().readers(source.suffix)
     matching = [each for each in known if each.detect is not None and _detects(each, source)]
     matching = matching or [each for each in known if each.fallback]
     if len(matching) == 1:

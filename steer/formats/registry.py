@@ -113,11 +113,11 @@ class Format(Extension):
 class Formats(Registry[Format]):
     """The formats, and which of them read and write a kind of file."""
 
-    def reading(self, suffix: str) -> list[Format]:
+    def readers(self, suffix: str) -> list[Format]:
         """The formats that read files with this suffix."""
         return [each for each in self if each.read and suffix in each.suffixes]
 
-    def writing(self, suffix: str) -> list[Format]:
+    def writers(self, suffix: str) -> list[Format]:
         """The formats that write files with this suffix, the default first."""
         writers = [each for each in self if each.writer and suffix in each.suffixes]
         return sorted(writers, key=lambda each: not (each.writer and each.writer.default))

@@ -48,7 +48,7 @@ def check_path(path: Path, format: str | None = None) -> Format:
         if path.suffix not in named.suffixes:
             raise UsageError(f"{path}: {named.name} files end in {named.kinds}")
         return named
-    writers = known.writing(path.suffix)
+    writers = known.writers(path.suffix)
     if not writers:
         raise UsageError(
             f"{path}: the suffix chooses the format, and {path.suffix or 'this name'} has none",
@@ -68,7 +68,7 @@ def write(steer: Steer, path: Path, *, offset: int = 0, format: str | None = Non
     """
     each = check_path(path, format)
     assert each.writer is not None
-    site, rows = _carried(steer, each, each.writer, path.suffix)
+    site, rows = _layer_vectors(steer, each, each.writer, path.suffix)
     if offset:
         rows = {layer - offset: row for layer, row in rows.items()}
         if min(rows) < 0:
@@ -86,7 +86,7 @@ def write(steer: Steer, path: Path, *, offset: int = 0, format: str | None = Non
     return ExportedFile(data, each, {number: norm(row) for number, row in rows.items()})
 
 
-def _carried(
+def _layer_vectors(
     steer: Steer, each: Format, writer: Writer, suffix: str
 ) -> tuple[SiteName, dict[int, Directions]]:
     """The site, and float32 [d_model] for each layer.
@@ -98,7 +98,7 @@ def _carried(
     if steer.op.name not in writer.ops or steer.op.writes or steer.op.keep_norm:
         others = [
             other.name
-            for other in registry().writing(suffix)
+            for other in registry().writers(suffix)
             if other.writer and steer.op.name in other.writer.ops and other is not each
         ]
         plain = not (steer.op.writes or steer.op.keep_norm)

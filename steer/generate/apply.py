@@ -169,7 +169,7 @@ def _continue_all(
 ) -> list[list[int]]:
     """The continuations of all beginnings, in order."""
     by_item: dict[int, list[list[int]]] = {}
-    # Another process reports only what is complete.
+    # Another process only reports complete texts.
     is_here = isinstance(workers, LocalWorker)
     writer = partial(_Writer, sampling=sampling, on_done=on_done if is_here else None)
     for number, continuations in workers.map(writer, items):

@@ -36,8 +36,11 @@ STRAINED_DISTINCT, BROKEN_DISTINCT, ENOUGH = 0.75, 0.6, 16
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """extra_nats, kl: nats per token. distinct_2: a share; None of a text that is too short.
-    word: what these figures come to."""
+    """The cost of steering for one text.
+
+    extra_nats, kl: nats per token. distinct_2: a share; None for a text that is too short. word: a
+    verdict on these numbers.
+    """
 
     extra_nats: float
     kl: float
@@ -46,14 +49,14 @@ class Cost:
 
 
 class CostMeter:
-    """Adds up what the tokens of a text cost."""
+    """Adds up the cost of a text's tokens."""
 
     def __init__(self) -> None:
         self._nats = self._kl = 0.0
         self._n = 0
 
     def add(self, logits: Tensor, plain: Tensor) -> None:
-        """One token more. logits, plain: float32 [vocabulary], steered and unsteered."""
+        """Add a token. logits, plain: float32 [vocabulary], steered and unsteered."""
         own, base = logits.log_softmax(-1), plain.log_softmax(-1)
         p, q = own.exp(), base.exp()
         # A token that cannot be drawn has a log-probability of minus infinity, and no part in this.

@@ -33,9 +33,9 @@ def continue_mixed(
     sampling: Sampling,
     on_done: Callable[[float], None] = lambda n_texts: None,
 ) -> list[list[int]]:
-    """New token ids after each beginning, each under steers of its own, `sampling.batch_size` rows
-    at a time, whatever steers they have. As `steer.generate.apply.continue_ids`, random numbers
-    belong to (seed, beginning, sample). on_done: as of `continue_ids`.
+    """New token ids after each beginning, each under its own steers, `sampling.batch_size` rows at
+    a time. As in `steer.generate.apply.continue_ids`, random numbers depend on (seed, beginning,
+    sample). on_done: as in `continue_ids`.
 
     Raises:
         HookError: a steer was never applied.
@@ -80,7 +80,7 @@ class _MixedBatch:
                 input_ids=ids,
                 attention_mask=mask,
                 max_new_tokens=self.sampling.max_tokens,
-                do_sample=False,  # the batch's processor has drawn already
+                do_sample=False,  # `Draw` leaves only the token that it has drawn
                 pad_token_id=model.pad_id,
                 **batch.parts(width),
             )

@@ -19,7 +19,7 @@ def add(h: Tensor, delta: Tensor, weight: Weight = 1.0) -> Tensor:
 
     Turner et al. 2023 (arXiv 2308.10248, section 3).
     """
-    # One operation, since it runs for every token; what h has of less precision is widened in it.
+    # A single operation, since it runs for every token; it also converts h to float32.
     if not isinstance(weight, float):
         return torch.addcmul(h.float(), weight, delta)
     return h + delta if weight == 1.0 else torch.add(h, delta, alpha=weight)
@@ -36,7 +36,7 @@ def keeping_norm(before: Tensor, after: Tensor) -> Tensor:
 
 
 def low_rank(h: Tensor, down: Tensor, up: Tensor) -> Tensor:
-    """up (down h), what a low-rank edit adds to h besides a vector.
+    """up (down h): the part of a low-rank edit that depends on h.
 
     down float32 [k, d_model]; up float32 [d_model, k]. With a vector b it is the affine form of
     ReFT: Wu et al. 2024 (arXiv 2404.03592, section 3), h + R^T (W h + b - R h), with other names

@@ -1,8 +1,8 @@
 """Steer anything that runs inside a `with` block: bare forwards, and Hugging Face's own `generate`.
 
-`steer.generate` knows its prompts in advance. Here they are known only when they arrive: a forward
-without a cache to continue begins a new text, and its tokens are the prompt. Inside `generate` only
-the first forward does so, since a model without a cache gets the whole text again at each step.
+`steer.generate` knows its prompts in advance. Here a prompt is only known once its forward runs: a
+forward that continues no cache begins a new text, and its tokens are the prompt. Inside `generate`
+only the first forward does so, since a model without a cache gets the whole text at each step.
 
 All outputs of a bare forward count as used; in `generate`, those that predict tokens. A steer that
 changes no used output of any text in the block is an error at the end of the block.
@@ -41,8 +41,8 @@ def steered(model: Model, steers: Sequence[Steer], *, allow_idle: bool = False) 
         UsageError: a learned token; or a prompt gate reads deeper than a steer acts, which needs a
             forward of its own.
         SiteError: the model has no such layer or site.
-        HookError: the block ended well, yet a steer was never applied.
-        IdleError: the block ended well, yet a steer changed no bit of any text.
+        HookError: the block ended without an exception, but a steer was never applied.
+        IdleError: the block ended without an exception, but a steer changed no bit of any text.
     """
     refuse(steers, "model.steered, which does not know the prompts beforehand,")
     _check_gates(steers)

@@ -62,7 +62,7 @@ def embedded(
 
 
 def _small(module: nn.Module, rows: Tensor) -> nn.Module:
-    """A module that embeds as `module` does, scale and all, with a matrix of its own."""
+    """A copy of an embedding module, including its scale, with other rows."""
     small = copy.copy(module)
     small._parameters = {}
     vars(small).pop("forward", None)

@@ -137,7 +137,7 @@ def verify(
     Raises:
         VectorError: the file is damaged, or another vector than `steer.lock` says.
         ModelError, SiteError: it does not fit the model.
-        SteerError: it is not signed so.
+        SteerError: the signature is missing or wrong.
     """
     path = fetch.find(str(reference))
     vector, data = store.read_with_bytes(path)
@@ -447,7 +447,7 @@ def pull(
 
     Raises:
         VectorError: it is missing, damaged, or another one of that name is here.
-        SteerError: the place does not answer, or it is not signed so.
+        SteerError: the place does not answer, or the signature is missing or wrong.
     """
     key = None if public_key is None else Path(public_key)
     pulled = run_pull(parse_vector(address), Path(out), public_key=key, force=force)

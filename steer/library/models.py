@@ -45,7 +45,8 @@ class FitWarning(UserWarning):
 
 
 class Conversation(conversation.Conversation):
-    """Messages and answers, each answer steered in its own way: `turns` holds them."""
+    """A conversation with a model: `turns` holds its messages and answers, each answer with its own
+    steers."""
 
     def say(
         self,
@@ -61,13 +62,14 @@ class Conversation(conversation.Conversation):
         on_text: Callable[[str], None] = lambda text: None,
         allow_other_model: bool = False,
     ) -> Turn:
-        """The answer to a message; both join the conversation. The options are as in `generate`.
+        """Answer a message, and append both to the conversation. The options are those of
+        `Model.generate`.
 
         Raises:
-            UsageError: a setting out of its range, or a spec that means nothing.
-            IdleError: a steer changes nothing; then the answer does not join.
+            UsageError: a setting is out of range, or a spec is invalid.
+            IdleError: a steer changes nothing; then nothing is appended.
             ModelError: a vector was made on another model.
-            SteerError: there is no room left.
+            SteerError: the conversation fills the model's context.
         """
         steers = as_steers(steer)
         identity = self.model.identity
@@ -119,6 +121,7 @@ class Model:
 
     @property
     def n_layers(self) -> int:
+        """Number of layers."""
         return self._inner.n_layers
 
     @property

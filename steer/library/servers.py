@@ -25,7 +25,7 @@ from steer.sharing import fetch
 from steer.steering.steers import check_all_fit
 
 if TYPE_CHECKING:
-    from steer.serving.serve import Served
+    from steer.serving.serve import ServerInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,9 @@ class ServerCheck:
 class EngineSteering:
     """An engine with steering of its own, and how it steers now.
 
-    engine: the name of its driver. takes, refuses: which steers it takes, and does not. steers:
-    those that were set; None if nothing was changed. fields: for the body of each request that is
-    to be steered, if the engine holds no steering itself. notes: what else to know.
+    engine: the name of its driver. takes, refuses: the steers that it supports, and does not.
+    steers: those that were set; None if nothing was changed. fields: to add to the body of each
+    request, if the engine itself stores no steering. notes: further facts for the user.
     """
 
     url: str
@@ -99,16 +99,17 @@ def drive(
     force: bool = False,
     api_key: str | None = None,
 ) -> EngineSteering:
-    """Steer a running server with the steering that its engine has, in place of what it had.
+    """Steer a running server by its engine's own steering, in place of its present steers.
 
-    Without steers it only says which engine it is and what that takes; `clear` ends its steering.
-    engine: such as `ik_llama.cpp`, by default recognised. out: where to write the vector for an
-    engine that reads a file (by default a temporary one), or the fields of requests as JSON; force:
-    also over a file. `check_server` then shows whether it acts.
+    Without steers, it only reports the engine and the steers that it supports; `clear` removes its
+    steering. engine: such as `ik_llama.cpp`; by default it is recognised. out: the file of the
+    vector, for an engine that reads one (by default a temporary file), or of the fields of requests
+    as JSON. force: replace a file. `check_server` then tests whether the server is steered.
 
     Raises:
-        UsageError: `url` is no address, there is no such engine, or it does not take a steer.
-        SteerError: the server cannot be reached, refuses, or has no steering that is known.
+        UsageError: `url` is not an address, there is no such engine, or it does not support a
+            steer.
+        SteerError: the server cannot be reached, refuses, or has no known steering.
     """
     chosen = as_steers(steers) if steers is not None else ()
     if clear and chosen:
@@ -206,7 +207,7 @@ def serve(
     allow_idle: bool = False,
     allow_other_model: bool = False,
     log_requests: Callable[[str], None] = lambda text: None,
-    on_up: Callable[[Served], None] = lambda served: None,
+    on_up: Callable[[ServerInfo], None] = lambda served: None,
     warn: Callable[[str], None] = _warn,
 ) -> None:
     """Serve a model with OpenAI's API and steer's page, until interrupted (Ctrl-C).

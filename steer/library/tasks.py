@@ -227,7 +227,9 @@ def make(
         if not isinstance(chosen, Contrasts):
             chosen = contrast_set(chosen, **data)
         if "chat" not in data:
-            chosen = chosen.suited(has_template=model.inner.identity.chat_template is not None)
+            chosen = chosen.for_template(
+                has_template=model.inner.identity.chat_template is not None
+            )
         vector = extract_calibrated(
             LocalWorker(model.inner),
             chosen,
@@ -397,8 +399,8 @@ def distill(
     `contrast_set`. budget: a time, such as `5m`, to which the run is fitted by an estimate; what
     that omits is logged.
 
-    form: an `edit` changes activations; a `token` consists of so many embeddings, `tokens`, that
-    take the place of the condition, or of `<|name|>` in any prompt. scalar: train the token for
+    form: an `edit` changes activations; a `token` consists of `tokens` embeddings, which take the
+    place of the condition, or of `<|name|>` in any prompt. scalar: train the token for
     coefficients from -1 to 2, as multiples of the condition. inside: learned tokens that the
     condition contains as `<|name|>`.
 
@@ -461,14 +463,14 @@ def compile(
 ) -> CompiledPrompt:
     """Compile a system prompt to a short text and an edit or a token.
 
-    Clauses stay text, one after another, until text and vector recover so much of the prompt's
-    effect on validation texts. `text` and `vector` of the result are the recipe, which `save`
-    writes; `rows` have the whole prompt and each form alone beside it. form: edit, token, or both,
-    of which the one that saves more is chosen. tokens, steps: of a token, as in `distill`. prompts:
-    what users ask; mapping: their fields.
+    Clauses stay text, one after another, until text and vector recover the share `recovery` of the
+    prompt's effect on validation texts. `text` and `vector` of the result are the recipe, which
+    `save` writes; `rows` compare the whole prompt with each form. form: edit, token, or both, of
+    which the one that saves more tokens is chosen. tokens, steps: of a token, as in `distill`.
+    prompts: messages of users. mapping: names of fields in the prompts.
 
     Raises:
-        UsageError: a setting that means nothing.
+        UsageError: a setting is invalid.
         InputError: the prompt is empty, or changes nothing.
         ModelError: the chat template takes no system message.
     """

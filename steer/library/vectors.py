@@ -52,6 +52,7 @@ class Vector:
 
     @property
     def name(self) -> str:
+        """The name in the vector's file."""
         return self._data.name
 
     @property
@@ -117,7 +118,7 @@ class Vector:
 
         Raises:
             UsageError: an argument is invalid.
-            VectorError: the vector has no such layer, or does not suit the op.
+            VectorError: the vector has no such layer, or is unsuitable for the op.
         """
         parts = [] if amount is None else [amount if isinstance(amount, str) else repr(amount)]
         parts += [] if op is None else [op]
@@ -272,8 +273,8 @@ def parse(text: str, *, when: str | None = None) -> Steer:
     when: a gate, as after `--when`, such as `refusal>auto`.
 
     Raises:
-        UsageError: the spec or the gate means nothing.
-        VectorError: a vector is missing, or does not suit.
+        UsageError: the spec or the gate is invalid.
+        VectorError: a vector is missing or unsuitable.
     """
     [steer] = resolved([NamedSteer(text, when=when)], fetch.find)
     return steer
@@ -308,7 +309,7 @@ def as_projections(watch: str | Projection | Iterable[str | Projection]) -> list
     """Projections of watched vectors: a text is a vector as after `--watch`, such as `warm@2`.
 
     Raises:
-        UsageError: a text means nothing.
+        UsageError: a text is invalid.
         VectorError: a vector is missing, or does not store the means of its sides.
     """
     watched = [watch] if isinstance(watch, str | Projection) else watch
@@ -327,7 +328,7 @@ def as_guards(guards: str | Guard | Iterable[str | Guard], on_trip: OnTrip) -> l
     on_trip: what the guards do that are given as texts.
 
     Raises:
-        UsageError: a text or `on_trip` means nothing.
+        UsageError: a text or `on_trip` is invalid.
         VectorError: a vector is missing, or does not store the means of its sides.
     """
     if on_trip not in ON_TRIP:

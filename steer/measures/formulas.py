@@ -27,7 +27,7 @@ def preference(positive: Numbers, negative: Numbers) -> Array:
 
 
 def multiple_choice(preferences: Numbers) -> Array:
-    """Probability of the matching answer of each item, of the two that there are.
+    """Probability of the matching one of two answers, for each item.
 
     p(matching) / (p(matching) + p(other)), as Rimsky et al. 2023 (arXiv 2312.06681, section 4.1)
     report it; it is the logistic function of the preference.

@@ -104,7 +104,7 @@ class ServerSettings:
 
 
 @dataclass(frozen=True)
-class Served:
+class ServerInfo:
     """A server that is up.
 
     page: the address of its page. url: that of OpenAI's API. model: its name. runs_on: one line
@@ -140,7 +140,7 @@ def serve(
     find: Callable[[str], Path] = store.find,
     warn: Callable[[str], None] = lambda text: None,
     log_request: Callable[[str], None] = lambda text: None,
-    on_up: Callable[[Served], None] = lambda served: None,
+    on_up: Callable[[ServerInfo], None] = lambda served: None,
 ) -> None:
     """Check, load the model, listen, and answer requests until the process is interrupted.
 
@@ -176,7 +176,7 @@ def serve(
 
     def up() -> None:
         on_up(
-            Served(
+            ServerInfo(
                 page=f"http://{host}:{port}/",
                 url=f"http://{host}:{port}/v1",
                 model=identity.id,

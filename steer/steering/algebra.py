@@ -89,11 +89,11 @@ def combine(
         metadata, name=name, description=description, license=license or shared_license
     )
     if op == "span":
-        return _removing(parts, metadata, orthogonal_to)
+        return _ablation_of(parts, metadata, orthogonal_to)
     return SteeringVector(metadata, directions)
 
 
-def _removing(
+def _ablation_of(
     parts: Sequence[Steer], metadata: Metadata, orthogonal_to: Sequence[SteeringVector]
 ) -> SteeringVector:
     """The low-rank edit h - Q Q^T h that removes all directions of the parts, Q [d_model, k].

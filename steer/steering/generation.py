@@ -152,13 +152,13 @@ class GateReading:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One continuation. finish: the model ended it (end), a stop string (stop), a guard (guard), or
-    the limit of tokens (length).
+    """One continuation of a prompt.
 
-    tokens, watched: if something is watched, the text of each new token, and its projections in the
-    file's units, by vector and layer. gates: the readings of all gates. trips: the guards that
-    tripped. idle: steers that changed nothing in this text although their gates were open.
-    unreached: caps and floors whose bound was not reached.
+    finish: its end: an end token of the model (`end`), a stop string (`stop`), a guard (`guard`),
+    or the limit of tokens (`length`). tokens: the text of each new token, if vectors are watched.
+    watched: the projection of each new token in the file's units, by vector and layer. gates: the
+    readings of all gates. trips: the guards that tripped. idle: steers that changed nothing in this
+    text although their gates were open. unreached: caps and floors whose bound was not reached.
     """
 
     prompt: str

@@ -101,7 +101,7 @@ class Projection:
         row = self.vector.metadata.at(self.layer)
         sides = (row.negative, row.positive)
         spreads = (side.std / abs(self._separation) for side in sides if side)
-        return _crossing(*spreads)
+        return _crossing_point(*spreads)
 
     def __str__(self) -> str:
         return f"{self.vector.name}@{self.layer}"
@@ -292,7 +292,7 @@ def level(
     return {"neg": negative, "mid": (negative + positive) / 2, "pos": positive}[value]
 
 
-def _crossing(low: float, high: float) -> float:
+def _crossing_point(low: float, high: float) -> float:
     """The point between 0 and 1 where two normal densities cross: one with mean 0 and standard
     deviation `low`, one with mean 1 and standard deviation `high`.
 

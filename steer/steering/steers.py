@@ -33,15 +33,17 @@ ALWAYS = Timing()
 
 @dataclass(frozen=True, slots=True)
 class Steer:
-    """Do `op` with `coefficient` times the vector at `layers`, where `scope` says.
+    """An intervention: `op` with `coefficient` times the vector, at `layers`, on the positions of
+    `scope`.
 
-    The coefficient is multiplied by what `schedule` says at each step, and is 0 where `gate` is
-    closed. `ablate=writes` takes the vector of the one layer in `layers` to every write.
+    schedule: multiplies the coefficient at each new token. gate: where it is closed, the
+    coefficient is 0. `ablate=writes` uses the vector of the one layer in `layers` at every write to
+    the residual stream.
 
     Raises:
-        VectorError: the vector has no direction at one of the layers, or the op cannot be done with
-            it: a low-rank edit can only be added a number of times, a level needs statistics.
-        SiteError: a gate that looks at each token reads behind where the steer acts.
+        VectorError: the vector has no direction at one of the layers, or is unsuitable for the op:
+            a low-rank edit can only be added, and a level needs statistics.
+        SiteError: a token gate reads at a deeper site than the steer's first.
     """
 
     vector: SteeringVector
@@ -141,6 +143,7 @@ class Steer:
 
     @property
     def timing(self) -> Timing:
+        """The scope, schedule and gate together."""
         return Timing(self.scope, self.schedule, self.gate)
 
     def sites(self) -> dict[Site, int]:
