@@ -238,27 +238,6 @@ def test_pairs_are_even_distinct_and_balanced() -> None:
     assert firsts.count("Oh") == firsts.count("Well") == 4
 
 
-def test_a_profile_is_against_the_models_own_texts(built: Path) -> None:
-    model = library.load("pocket")
-    examples = Path(__file__).parents[1] / "examples/contrasts"
-    records = (examples / "joyful.jsonl").read_text("utf-8").splitlines()
-    pairs = [json.loads(record) for record in records[:3]]
-    glad, sad = (" ".join(pair[side] for pair in pairs) for side in ("positive", "negative"))
-    texts = [glad, sad]
-    profiles = library.profile(model, texts, built, chat=False)
-    names = profiles[0].names
-    joy = names.index("joy")
-    assert profiles[0].readings[joy] > profiles[1].readings[joy]
-    assert profiles[0].false_positives[joy] <= profiles[1].false_positives[joy]
-    assert all(0 < rate <= 1 for rate in profiles[0].false_positives)
-    alone = library.profile(model, [texts[0]], built, chat=False)[0]
-    assert np.allclose(alone.readings, profiles[0].readings, rtol=1e-3, atol=1e-3)
-    shown = steer("monitor", glad, "--pack", built)
-    assert shown.exit_code == 0 and "joy" in shown.stdout
-    wrong = steer("monitor", glad, "--pack", built, "-v", "joy")
-    assert wrong.exit_code == 2
-
-
 def test_a_vector_is_named_by_its_nearest_concept(built: Path) -> None:
     other = store.read(built / "joy.safetensors").renamed("unknown")
     store.write(Path("unknown.safetensors"), other)

@@ -142,6 +142,7 @@ INSTEAD = {
     "save": "`SweepResult.save`",
     "table": "`Readings.to_pandas`",
     "top": "a profile has all concepts",
+    "every": "`Profile.running`",
     "engine": "vLLM is a process that a command starts",
     "engine_option": "vLLM is a process that a command starts",
     "ray": "workers are processes that a command starts",
@@ -149,8 +150,8 @@ INSTEAD = {
 }
 #: Parameters that only Python needs: values in memory, and functions that are called back.
 PARAMETERS = {
-    "find", "message", "model", "names", "on_check", "on_made", "on_text", "on_up", "progress",
-    "self", "warn",
+    "find", "message", "model", "names", "on_check", "on_made", "on_profile", "on_text", "on_up",
+    "progress", "self", "warn",
 }  # fmt: skip
 #: Parameters that a command has as a part of another option.
 WITHIN = {

@@ -51,6 +51,17 @@ def monitor(
         typer.Option(help="A folder that steer pack build wrote: all of its concepts."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Concepts of --pack to show.")] = 12,
+    every: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --pack, show the profile after every so many tokens too."),
+    ] = None,
+    baseline: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Texts of the model's own that --pack compares with. Default: 40; read once.",
+        ),
+    ] = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="Read it as a message in the model's chat template.")
     ] = False,
@@ -61,7 +72,8 @@ def monitor(
         Path | None, typer.Option(help="Write a heat map to this page, which needs no network.")
     ] = None,
     allow_other_model: Annotated[
-        bool, typer.Option("--allow-other-model", help="Read a finetune of the vector's model.")
+        bool,
+        typer.Option("--allow-other-model", help="Read with a vector or pack of another model."),
     ] = False,
     cluster: workers.Cluster | None,
     force: options.Force = False,
@@ -79,7 +91,12 @@ def monitor(
     steer monitor "Mara rowed to the harbour and found a starfish." -v sea
     steer monitor --texts stories.jsonl -v sea@2 -v formal@2 --html stories.html
     steer apply "One day" -v sea | steer monitor -v sea --json
-    steer monitor --texts stories.jsonl --pack vectors/
+    steer monitor --texts chats.jsonl --pack vectors/ -m MODEL
+    tail -f log.txt | steer monitor --texts - --pack vectors/ --json
+
+    With --pack: how much likelier the condition of each concept makes a text, whatever the vectors.
+    In a file, a record with messages is a conversation, of which each answer is read. With --texts,
+    results appear as texts are read, with --json one object a line.
     """
     from steer.base.errors import UsageError
     from steer.base.files import check_writable, write_atomic
@@ -90,9 +107,13 @@ def monitor(
 
         if vector or html is not None or table or cluster is not None:
             raise UsageError("--pack cannot be combined with -v, --html, --table or --ray")
-        read = given_texts(text, texts, names, "text", 'steer monitor "One day" --pack DIR')
-        pack_map.profile(read, pack, top=top, chat=chat or None, json=json, source=source)
+        settings = pack_map.ProfileSettings(
+            top, every, baseline, chat=chat or None, allow_other_model=allow_other_model, json=json
+        )
+        pack_map.profile(text, texts, names, pack, settings, source)
         return
+    if every is not None or baseline is not None:
+        raise UsageError("--every and --baseline need --pack")
     if not vector:
         raise UsageError("no vector is named", hint="name one with -v, or a --pack")
     if html is not None:

@@ -136,8 +136,17 @@ def command(text: str) -> None:
 
 def as_json(value: Any) -> None:
     """Print the result as one JSON object."""
+    _json(value, indent=2)
+
+
+def json_line(value: Any) -> None:
+    """Print one of several results as a JSON object in one line."""
+    _json(value, indent=None)
+
+
+def _json(value: Any, indent: int | None) -> None:
     plain = codecs.lookup(sys.stdout.encoding).name != "utf-8"
-    write(escaped(json.dumps(value, indent=2, ensure_ascii=plain, allow_nan=False)) + "\n")
+    write(escaped(json.dumps(value, indent=indent, ensure_ascii=plain, allow_nan=False)) + "\n")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:

@@ -98,7 +98,7 @@ def _built(
     order = [concept.name for concept in pack.concepts if concept.name in rows]
     others = [name for name in known if name not in rows]
     every = [rows[name] for name in order] + [known[name] for name in others]
-    return BuiltPack(folder, pack.name, pack.title, model.identity.id, tuple(every))
+    return BuiltPack(folder, pack.name, pack.title, model.identity.id, tuple(every), model.identity)
 
 
 def _write_index(built: BuiltPack) -> None:

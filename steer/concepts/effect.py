@@ -28,21 +28,15 @@ from torch import Tensor
 
 from steer.base.intervals import Interval, difference, ratio
 from steer.concepts.answers import Answer, Query
-from steer.contrasts.reading import Reading
-from steer.distillation.lessons import log_probs, vocabulary
+from steer.concepts.likelihood import packed, within_memory
 from steer.hooks.clock import TokenClock
-from steer.hooks.head import Ending, has_head, headed
 from steer.hooks.inject import injected
-from steer.hooks.record import in_batches, inputs, readings_of
 from steer.models.model import Model
 from steer.steering.steers import Steer
 
 Numbers = NDArray[np.float64]
 #: The condition ("" for none) or the steers that a text was generated under.
 Writer = str | tuple[Steer, ...]
-
-#: Bytes of log-probabilities of one batch under one condition.
-_BYTES = 64_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,20 +121,6 @@ def costs(model: Model, answers: Sequence[Answer], writers: Sequence[Writer]) ->
     return Costs(nats, _lengths(answers))
 
 
-def together(model: Model, rows: Sequence[Ending]) -> Iterator[tuple[Sequence[Ending], Tensor]]:
-    """Log-probabilities of the last n tokens of rows, in parts within the memory limit: the rows of
-    a part, in their order, and float32 [sum of n, vocabulary]."""
-    most = max(1, _BYTES // (4 * vocabulary(model)))
-    start = 0
-    while start < len(rows):
-        stop, tokens = start + 1, rows[start][1]
-        while stop < len(rows) and tokens + rows[stop][1] <= most:
-            tokens += rows[stop][1]
-            stop += 1
-        yield rows[start:stop], _packed(model, rows[start:stop])
-        start = stop
-
-
 def _sums(values: Tensor, sizes: Sequence[int]) -> list[float]:
     """The sum over the tokens of each answer. values: [token, vocabulary]."""
     totals = values.sum(-1).double().cpu()
@@ -154,23 +134,12 @@ def _lengths(answers: Sequence[Answer]) -> Numbers:
 def _batches(model: Model, answers: Sequence[Answer]) -> Iterator[list[int]]:
     """Batches within the memory limit; answers to the same question, whose prompts run once, stay
     together."""
-    most = max(1, _BYTES // (4 * vocabulary(model)))
     first: dict[str, int] = {}
     for index, answer in enumerate(answers):
         first.setdefault(answer.query.question, index)
     order = sorted(range(len(answers)), key=lambda index: first[answers[index].query.question])
-    part: list[int] = []
-    tokens = 0
-    for index in order:
-        if not answers[index].ids:
-            continue
-        tokens += len(answers[index].ids)
-        if part and tokens > most:
-            yield part
-            part, tokens = [], len(answers[index].ids)
-        part.append(index)
-    if part:
-        yield part
+    for part in within_memory(model, [len(answers[index].ids) for index in order]):
+        yield [order[place] for place in part]
 
 
 def _own(model: Model, texts: Sequence[Answer], writers: Sequence[Writer], plain: Tensor) -> Tensor:
@@ -202,27 +171,8 @@ def _log_probs(model: Model, texts: Sequence[Answer], writer: Writer) -> Tensor:
         query = Query(condition, text.query.question, text.query.chat)
         rows.append(((*query.ids(model), *text.ids), len(text.ids)))
     if isinstance(writer, str) or not writer:
-        return _packed(model, rows)
+        return packed(model, rows)
     # Steers that act on all tokens act on shared ones too.
     clock = TokenClock(0, torch.zeros(1, dtype=torch.int64))
     with injected(model, writer, clock):
-        return _packed(model, rows)
-
-
-def _packed(model: Model, rows: Sequence[Ending]) -> Tensor:
-    """`log_probs`, with the beginnings that rows have in common run once."""
-    if not has_head(model):
-        return log_probs(model, rows)
-    readings = [Reading(ids, ((0, 1),)) for ids, _ in rows]
-    hidden: dict[int, Tensor] = {}
-    for batch in in_batches(model, readings):
-        arguments = inputs(model, readings, batch)
-        where = {} if arguments.positions is None else {"position_ids": arguments.positions}
-        stream = model.body(
-            input_ids=arguments.ids, attention_mask=arguments.mask, use_cache=False, **where
-        )[0]
-        for index, (row, path) in zip(readings_of(batch), arguments.paths, strict=True):
-            ids, n = rows[index]
-            columns = torch.from_numpy(path[len(ids) - n - 1 : len(ids) - 1])
-            hidden[index] = stream[row, columns.to(stream.device)]
-    return headed(model, torch.cat([hidden[i] for i in range(len(rows))])).log_softmax(-1)
+        return packed(model, rows)

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steer.base.errors import InputError, SteerError, UsageError, VectorError
+import msgspec
+
+from steer.base.errors import InputError, ModelError, SteerError, UsageError, VectorError
 from steer.base.files import read_bytes
 from steer.base.page import html_page
 from steer.base.strict_json import load_strict_json
 from steer.base.tables import NOTHING
 from steer.vectors import store
+from steer.vectors.provenance import ModelIdentity
 from steer.vectors.sites import format_layers
 from steer.vectors.vector import SteeringVector
 
@@ -97,13 +100,18 @@ class IndexRow:
 
 @dataclass(frozen=True, slots=True)
 class BuiltPack:
-    """A folder of vectors with its index. rows: one per concept, in the pack's order."""
+    """A folder of vectors with its index.
+
+    rows: one per concept, in the pack's order. identity: the model that it was built on; None in
+    the indexes of earlier versions.
+    """
 
     folder: Path
     pack: str
     title: str
     model: str
     rows: tuple[IndexRow, ...]
+    identity: ModelIdentity | None = None
 
     @property
     def working_rows(self) -> tuple[IndexRow, ...]:
@@ -120,6 +128,38 @@ class BuiltPack:
         """
         return [store.read(self.vector_path(row)) for row in self.working_rows]
 
+    def check_model(self, model: ModelIdentity, *, allow_other_model: bool = False) -> list[str]:
+        """Refuse a pack of another model; if that is allowed, return warnings.
+
+        Raises:
+            ModelError: the model is another one.
+            VectorError: the index is of an earlier version, and the first vector is damaged.
+        """
+        built_on = self.identity
+        if built_on is None:  # an earlier version's index: every vector knows its model
+            if not self.working_rows:
+                return []
+            built_on = store.read_header(self.vector_path(self.working_rows[0])).metadata.model
+        subject = f"the pack in {self.folder} was built on {built_on.id}"
+        warnings = [
+            f"{subject}, with another {name} than {model.id} has now"
+            for name, theirs, ours in (
+                ("tokenizer", built_on.tokenizer, model.tokenizer),
+                ("chat template", built_on.chat_template, model.chat_template),
+            )
+            if theirs != ours
+        ]
+        if built_on.fingerprint == model.fingerprint:
+            return warnings
+        fact = f"{subject}; the weights of {model.id} are others"
+        if not allow_other_model:
+            raise ModelError(
+                fact,
+                hint=f"name that model with -m, build the pack again (steer pack build"
+                f" {self.pack} -m {model.id} -o FOLDER), or pass --allow-other-model",
+            )
+        return [fact, *warnings]
+
     def to_dict(self) -> dict[str, Any]:
         """The index as JSON has it."""
         return {
@@ -127,6 +167,7 @@ class BuiltPack:
             "pack": self.pack,
             "title": self.title,
             "model": self.model,
+            **({} if self.identity is None else {"identity": msgspec.to_builtins(self.identity)}),
             "concepts": [row.values for row in self.rows],
         }
 
@@ -177,7 +218,11 @@ def read(folder: Path) -> BuiltPack:
         rows = tuple(IndexRow(dict(row)) for row in raw["concepts"])
         for row in rows:
             _ = row.name, row.works
-        return BuiltPack(folder, str(raw["pack"]), str(raw["title"]), str(raw["model"]), rows)
+        identity = None
+        if raw.get("identity") is not None:
+            identity = msgspec.convert(raw["identity"], ModelIdentity)
+        pack, title, model = (str(raw[name]) for name in ("pack", "title", "model"))
+        return BuiltPack(folder, pack, title, model, rows, identity)
     except InputError:
         raise
     except (VectorError, ValueError, KeyError, TypeError) as error:

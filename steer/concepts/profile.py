@@ -12,67 +12,134 @@ SmolLM2-135M, a concept's own answers had rank 134 of 286 among all concepts, wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from steer.base.errors import InputError
+from steer.base.errors import InputError, ModelError
 from steer.base.progress import Progress, silent
-from steer.concepts import answers as answering
+from steer.concepts import baseline as baselines
 from steer.concepts.answers import Query
-from steer.concepts.effect import together
+from steer.concepts.baseline import Baseline, Ratios
 from steer.concepts.index import BuiltPack
-from steer.concepts.questions import everyday
-from steer.hooks.head import Ending
+from steer.concepts.likelihood import Likelihoods
+from steer.contrasts.passages import Message, answers_of
 from steer.models.model import Model
 
 Array = NDArray[np.float64]
+Ids = tuple[int, ...]
 
-#: What the user says before a text, in a chat.
+#: What the user says before a bare text, in a chat.
 QUESTION = "Go on."
+#: Texts of the model's own to compare with: at most one of them as high is a rate below 5 %.
+N_BASELINE = 40
+#: Roles of a message that a condition is joined to.
+_SYSTEM = ("system", "developer")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Profile:
-    """One text: readings in nats per token and false-positive rates, float64 [concept]."""
+    """What the concepts make of one text.
 
-    text: str
+    pieces: the text of each token. ratios: nats by which the positive condition of each concept
+    makes each token likelier, float32 [token, concept].
+    """
+
     names: tuple[str, ...]
-    readings: Array
-    false_positives: Array
+    pieces: tuple[str, ...]
+    ratios: Ratios
+    baseline: Baseline
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.ratios)
+
+    @cached_property
+    def readings(self) -> Array:
+        """Nats per token, float64 [concept]."""
+        return np.asarray(self.ratios.mean(0, np.float64))
+
+    @cached_property
+    def scores(self) -> Array:
+        """Readings in standard deviations above the mean of the model's own texts, [concept]."""
+        return self.baseline.scores(self.readings, self.n_tokens)
+
+    @cached_property
+    def false_positives(self) -> Array:
+        """The share of the model's own texts with a reading as high, [concept]."""
+        return self.baseline.false_positives(self.readings, self.n_tokens)
 
     def top(self, n: int = 10) -> list[tuple[str, float, float]]:
-        """The concepts with the highest readings: name, reading, false-positive rate."""
-        order = np.argsort(-self.readings)[:n]
+        """The concepts with the highest scores: name, reading, false-positive rate."""
+        order = np.argsort(-self.scores, kind="stable")[:n]
         return [
             (self.names[i], float(self.readings[i]), float(self.false_positives[i])) for i in order
         ]
 
+    def running(self, every: int) -> Iterator[Profile]:
+        """The profiles of the first `every` tokens, of twice as many, and so on to the end."""
+        for stop in [*range(every, self.n_tokens, every), self.n_tokens]:
+            yield replace(self, pieces=self.pieces[:stop], ratios=self.ratios[:stop])
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
+        values = (self.readings, self.scores, self.false_positives)
         return {
             "text": self.text,
+            "tokens": self.n_tokens,
             "concepts": [
-                {"name": name, "reading": float(value), "false_positives": float(rate)}
-                for name, value, rate in zip(
-                    self.names, self.readings, self.false_positives, strict=True
-                )
+                {
+                    "name": name,
+                    "reading": float(reading),
+                    "score": float(score),
+                    "false_positives": float(rate),
+                }
+                for name, reading, score, rate in zip(self.names, *values, strict=True)
             ],
         }
+
+
+@dataclass(frozen=True)
+class ConversationProfile:
+    """What the concepts make of the answers of a conversation, of each and of all."""
+
+    turns: tuple[Profile, ...]
+
+    @cached_property
+    def overall(self) -> Profile:
+        """All answers as one text: each token counts once."""
+        first = self.turns[0]
+        return replace(
+            first,
+            pieces=tuple(piece for turn in self.turns for piece in turn.pieces),
+            ratios=np.concatenate([turn.ratios for turn in self.turns]),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"turns": [turn.to_dict() for turn in self.turns], "overall": self.overall.to_dict()}
 
 
 class Profiler:
     """Computes profiles with the conditions of a built pack's concepts.
 
-    baseline: readings of the model's own texts, float64 [text, concept]. All concepts of the pack
-    are read, also those whose vectors do not work, but not those that could not be tried.
+    All concepts of the pack are read, also those whose vectors do not work, but not those that
+    could not be tried. chat: read texts as answers in the chat template, by default if there is
+    one. n_baseline: texts of the model's own to compare with. allow_other_model: read with a pack
+    of another model, and `warn`.
 
     Raises:
         InputError: the pack has no conditions.
+        ModelError: the pack was built on another model.
     """
 
     def __init__(
@@ -81,109 +148,172 @@ class Profiler:
         pack: BuiltPack,
         *,
         chat: bool | None = None,
-        n_baseline: int = 12,
-        max_tokens: int = 24,
+        n_baseline: int = N_BASELINE,
+        allow_other_model: bool = False,
+        warn: Callable[[str], None] = lambda text: None,
         seed: int = 0,
         progress: Progress = silent,
     ) -> None:
-        self.model = model
-        self.chat = model.template.exists if chat is None else chat
-        poles = [
+        for warning in pack.check_model(model.identity, allow_other_model=allow_other_model):
+            warn(warning)
+        self.model, self.chat = model, model.template.exists if chat is None else chat
+        self._n_baseline, self._seed, self._progress = n_baseline, seed, progress
+        self._poles = [
             (row.name, *map(str, conditions))
             for row in pack.rows
             if isinstance(conditions := row.values.get("conditions"), list)
             and len(conditions) == 2
             and row.number("heeded") is not None
         ]
-        if not poles:
+        if not self._poles:
             raise InputError(
                 f"{pack.folder} has no concepts to read with", hint="build the pack again"
             )
-        self.names = tuple(name for name, _, _ in poles)
-        self._conditions = list(dict.fromkeys(c for _, *pair in poles for c in pair))
+        self.names = tuple(name for name, _, _ in self._poles)
+        self._conditions = list(dict.fromkeys(c for _, *pair in self._poles for c in pair))
         place = {condition: index for index, condition in enumerate(self._conditions)}
-        self._positive = [place[positive] for _, positive, _ in poles]
-        self._negative = [place[negative] for _, _, negative in poles]
-        own = self._own_texts(n_baseline, max_tokens, seed, progress)
-        self.baseline = self._readings(own, "reading the model's own texts", progress)
+        self._positive = [place[positive] for _, positive, _ in self._poles]
+        self._negative = [place[negative] for _, _, negative in self._poles]
+        self._likelihoods = Likelihoods(model, len(self._conditions))
+        self._bare: list[Ids] | None = None
+        self._baselines: dict[bool, Baseline] = {}
 
-    def read(self, texts: Sequence[str], progress: Progress = silent) -> list[Profile]:
-        """The profile of each text, which for a chat model is read as its answer.
+    def baseline(self, *, after_question: bool = False) -> Baseline:
+        """The model's own texts, read as bare texts or after the questions that they answer."""
+        if after_question not in self._baselines:
+
+            def read(query: Query, ids: Ids) -> Ratios:
+                turns = (Message("user", query.question),)
+                return self._ratios(
+                    self._beginnings(turns) if after_question else self._before_bare(), ids
+                )
+
+            self._baselines[after_question] = baselines.of_model(
+                self.model,
+                read,
+                self._n_baseline,
+                chat=self.chat,
+                key=[QUESTION, after_question, self._poles],
+                seed=self._seed,
+                progress=self._progress,
+            )
+        return self._baselines[after_question]
+
+    def read(self, text: str, subject: str = "the text") -> Profile:
+        """The profile of a text, which for a chat model is read as an answer to nothing special.
+        subject: the text in messages.
 
         Raises:
-            InputError: a text has no tokens, or more than the model takes.
+            InputError: the text has no tokens, or more than the model takes.
         """
-        # In plain text a condition stands before the space that the text begins with.
-        plain = texts if self.chat else [f" {text.lstrip()}" for text in texts]
-        ids = [tuple(self.model.encode(text, special=False)) for text in plain]
-        values = self._readings(ids, "reading the texts", progress)
-        above = (self.baseline[None] >= values[:, None]).sum(1)
-        # The text itself counts too, so that the rate is never 0.
-        rates = (above + 1) / (len(self.baseline) + 1)
-        return [Profile(text, self.names, values[i], rates[i]) for i, text in enumerate(texts)]
+        return self._profile(text, self._before_bare(), self.baseline(), subject, continues=False)
 
-    def _own_texts(
-        self, n: int, max_tokens: int, seed: int, progress: Progress
-    ) -> list[tuple[int, ...]]:
-        every = everyday(chat=self.chat)
-        questions = [*every.held_out, *every.train, *every.choice]
-        written = answering.write(
-            self.model,
-            [Query("", questions[i % len(questions)], self.chat) for i in range(n)],
-            samples=[i // len(questions) for i in range(n)],
-            max_tokens=max_tokens,
-            seed=seed,
-            activity="writing the baseline",
-            progress=progress,
-        )
-        return [answer.ids for answer in written if answer.ids]
+    def read_turns(
+        self, messages: Sequence[Message], subject: str = "the conversation"
+    ) -> Iterator[Profile]:
+        """The profile of each answer of a conversation, given all messages before it, as soon as it
+        is read. subject: the conversation in messages.
 
-    @torch.no_grad()
-    def _readings(
-        self, texts: Sequence[tuple[int, ...]], activity: str, progress: Progress
-    ) -> Array:
-        """Nats per token by which the positive pole makes each text likelier, [text, concept]."""
-        before = [self._before(condition) for condition in self._conditions]
-        # Without a token before it, the first token of a text has no probability.
-        n_skipped = 0 if all(before) else 1
-        self._check(texts, before, n_skipped)
-        scores = np.zeros((len(self._conditions), len(texts)))
-        with progress(activity, len(before)) as advance:
-            for index, prefix in enumerate(before):
-                rows: list[Ending] = [((*prefix, *ids), len(ids) - n_skipped) for ids in texts]
-                scores[index] = [
-                    float(value) / n for value, (_, n) in zip(self._sums(rows), rows, strict=True)
-                ]
-                advance(1)
-        return np.asarray((scores[self._positive] - scores[self._negative]).T)
+        The condition of a concept is the system message, or stands before the one that is there.
 
-    def _before(self, condition: str) -> tuple[int, ...]:
-        if self.chat:
-            return Query(condition, QUESTION, True).ids(self.model)
-        return tuple(self.model.encode(condition.rstrip()))
+        Raises:
+            InputError: there is no answer, or it has no tokens, or more than the model takes.
+            ModelError: the model has no chat template, or it refuses the messages.
+        """
+        if not self.chat:
+            raise ModelError(
+                f"{self.model.identity.id} is read without a chat template, so no conversations",
+                hint="pass texts, or use a chat model",
+            )
+        answers = answers_of(messages, subject)
+        for index in answers:
+            yield self._profile(
+                messages[index].content,
+                self._beginnings(messages[:index]),
+                self.baseline(after_question=True),
+                f"{subject}: message {index + 1}",
+                continues=index != answers[-1],
+            )
 
-    def _sums(self, rows: Sequence[Ending]) -> Iterator[float]:
-        """The log-probability of the last n tokens of each row."""
-        for part, log_probs in together(self.model, rows):
-            targets = torch.tensor([token for ids, n in part for token in ids[-n:]])
-            own = log_probs.gather(1, targets.to(log_probs.device)[:, None])[:, 0].double().cpu()
-            for piece in torch.split(own, [n for _, n in part]):
-                yield float(piece.sum())
-
-    def _check(
+    def _profile(
         self,
-        texts: Sequence[tuple[int, ...]],
-        before: Sequence[tuple[int, ...]],
-        n_skipped: int,
-    ) -> None:
-        longest = max(map(len, before))
-        context = self.model.context
-        for number, ids in enumerate(texts, 1):
-            if len(ids) <= n_skipped:
-                raise InputError(f"text {number} has no tokens of its own")
-            if context is not None and longest + len(ids) > context:
-                raise InputError(
-                    f"text {number} has {len(ids):,} tokens, and with the condition of a concept"
-                    f" {longest + len(ids):,}; {self.model.identity.id} takes {context:,}",
-                    hint="divide it",
-                )
+        text: str,
+        beginnings: Sequence[Ids],
+        baseline: Baseline,
+        subject: str,
+        *,
+        continues: bool,
+    ) -> Profile:
+        # In plain text a condition stands before the space that the text begins with.
+        plain = text if self.chat else f" {text.lstrip()}"
+        ids = tuple(self.model.encode(plain, special=False))
+        self._check(ids, beginnings, subject)
+        ratios = self._ratios(beginnings, ids, continues=continues, progress=self._progress)
+        return Profile(self.names, self._pieces(text, ids, len(ratios)), ratios, baseline)
+
+    def _ratios(
+        self,
+        beginnings: Sequence[Ids],
+        ids: Ids,
+        *,
+        continues: bool = False,
+        progress: Progress = silent,
+    ) -> Ratios:
+        n = len(ids) - _skipped(beginnings)
+        if n < 1:
+            return np.zeros((0, len(self.names)), np.float32)
+        rows = [(*beginning, *ids) for beginning in beginnings]
+        with progress("reading", len(rows)) as advance:
+            scores = self._likelihoods(rows, n, continues=continues, on_rows=advance)
+        return np.ascontiguousarray((scores[self._positive] - scores[self._negative]).T)
+
+    def _pieces(self, text: str, ids: Ids, n: int) -> tuple[str, ...]:
+        """The text in n pieces, one a token; the first one has the tokens without a probability."""
+        first = len(ids) - n
+        ends = [len(self.model.decode(ids[: first + index + 1])) for index in range(n)]
+        shift = len(text) - ends[-1]  # what is decoded may differ by blanks at the beginning
+        stops = [0, *(max(0, end + shift) for end in ends[:-1]), len(text)]
+        return tuple(text[a:b] for a, b in pairwise(stops))
+
+    def _before_bare(self) -> list[Ids]:
+        """The tokens before a bare text, under each condition."""
+        if self._bare is None:
+            if self.chat:
+                self._bare = self._beginnings((Message("user", QUESTION),))
+            else:
+                self._bare = [tuple(self.model.encode(c.rstrip())) for c in self._conditions]
+        return self._bare
+
+    def _beginnings(self, turns: Sequence[Message]) -> list[Ids]:
+        """The tokens before an answer to these messages, under each condition."""
+        template = self.model.template
+        return [
+            tuple(self.model.encode(template.render(_under(condition, turns)), special=False))
+            for condition in self._conditions
+        ]
+
+    def _check(self, ids: Ids, beginnings: Sequence[Ids], subject: str) -> None:
+        if len(ids) <= _skipped(beginnings):
+            raise InputError(f"{subject} has no tokens of its own")
+        longest, context = max(map(len, beginnings)), self.model.context
+        if context is not None and longest + len(ids) > context:
+            raise InputError(
+                f"{subject} has {len(ids):,} tokens, and with the condition of a concept"
+                f" {longest + len(ids):,}; {self.model.identity.id} takes {context:,}",
+                hint="divide it",
+            )
+
+
+def _skipped(beginnings: Sequence[Ids]) -> int:
+    """Tokens of a text that have no probability: the first, if nothing stands before it."""
+    return 0 if all(beginnings) else 1
+
+
+def _under(condition: str, turns: Sequence[Message]) -> list[Message]:
+    """Messages with a condition as the system message, or before the one that is there."""
+    if not condition:
+        return list(turns)
+    if turns and turns[0].role in _SYSTEM:
+        own = replace(turns[0], content=f"{condition}\n\n{turns[0].content}")
+        return [own, *turns[1:]]
+    return [Message("system", condition), *turns]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +35,25 @@ class Message:
         """The message without one of its other fields."""
         others = {field: value for field, value in self.fields.items() if field != name}
         return replace(self, extra=json.dumps(others) if others else "")
+
+
+def answers_of(messages: Sequence[Message], subject: str) -> list[int]:
+    """The indices of the answers of a conversation.
+
+    Raises:
+        InputError: there is none.
+    """
+    answers = [
+        index
+        for index, message in enumerate(messages)
+        if message.role == "assistant" and message.content.strip()
+    ]
+    if not answers:
+        raise InputError(
+            f"{subject} has no answer to read",
+            hint='messages with "role": "assistant" are read, each after those before it',
+        )
+    return answers
 
 
 @dataclass(frozen=True, slots=True)

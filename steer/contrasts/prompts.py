@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from steer.base.errors import InputError
 from steer.base.files import read_bytes
 from steer.contrasts.records import Record, decoded, names_of, text_value
-from steer.contrasts.schema import ALIASES, PROMPT_ALIASES, Names, content
+from steer.contrasts.schema import ALIASES, PROMPT_ALIASES, Content, Names, content
 
 #: The most bytes of the file of messages.
 MOST_BYTES = 1_000_000
@@ -159,27 +159,57 @@ def read(
         InputError: the file is empty, or a record holds no prompt; with the line.
     """
     names = names or Names()
-    keys = _keys(names, field)
     prompts: list[str] = []
     ignored: dict[str, None] = {}
     for where, record in records:
-        if isinstance(record, dict):
-            names.check_mapped(where, record)
-            key = next((key for key in keys if key in record), None)
-            if key is None:
-                raise InputError(
-                    f"{where}: there is no {field}; it has the fields {names_of(record)}",
-                    hint=f"name the field: --map {field}=THEIRS",
-                )
-            ignored |= dict.fromkeys(name for name in record if name != key)
-            prompts.append(_prompt(where, record[key], repr(key)))
-        else:
-            prompts.append(_prompt(where, record, f"the {field}"))
+        value, subject, others = _value(where, record, names, field)
+        ignored |= dict.fromkeys(others)
+        prompts.append(_prompt(where, value, subject))
     if not prompts:
         raise InputError(f"there are no {field}s", hint="write one a line")
     if not ignored:
         return prompts, ()
-    return prompts, (f"fields that are not read: {', '.join(list(ignored)[:8])}",)
+    return prompts, (_not_read(ignored),)
+
+
+def read_contents(
+    records: Iterable[Record], names: Names, on_note: Callable[[str], None] = lambda text: None
+) -> Iterator[tuple[str, Content]]:
+    """The text or conversation of each record, with its place, as soon as the record is there.
+
+    on_note: called with a note about fields that are not read, once.
+
+    Raises:
+        InputError: there are no records, or one holds neither; with the line.
+    """
+    ignored: list[str] = []
+    where = ""
+    for where, record in records:
+        value, subject, others = _value(where, record, names, "text")
+        if others and not ignored:
+            ignored = others
+            on_note(_not_read(ignored))
+        yield where, content(where, value, subject)
+    if not where:
+        raise InputError("there are no texts", hint="write one a line")
+
+
+def _value(where: str, record: Any, names: Names, field: str) -> tuple[Any, str, list[str]]:
+    """What a record holds in `field`, how to call it in messages, and its other fields."""
+    if not isinstance(record, dict):
+        return record, f"the {field}", []
+    names.check_mapped(where, record)
+    key = next((key for key in _keys(names, field) if key in record), None)
+    if key is None:
+        raise InputError(
+            f"{where}: there is no {field}; it has the fields {names_of(record)}",
+            hint=f"name the field: --map {field}=THEIRS",
+        )
+    return record[key], repr(key), [name for name in record if name != key]
+
+
+def _not_read(fields: Iterable[str]) -> str:
+    return f"fields that are not read: {', '.join(list(fields)[:8])}"
 
 
 def different(prompts: Iterable[str]) -> list[str]:

@@ -15,7 +15,7 @@ import re
 import zlib
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import PurePath
-from typing import Any
+from typing import Any, BinaryIO
 
 from steer.base.errors import InputError
 
@@ -75,6 +75,59 @@ def records(data: bytes, source: str, columns: Collection[str] = ()) -> Iterator
         yield from _table(text, source, delimiter)
     else:
         yield from _lines(text, source)
+
+
+def arriving_records(
+    file: BinaryIO, source: str, columns: Collection[str] = ()
+) -> Iterator[Record]:
+    """The records of an open file such as stdin, each as soon as its line arrives.
+
+    If its first line shows that a record is not a line (a table, one JSON value over many lines,
+    Parquet, gzip), the records come when the file has ended, as those of `records`.
+
+    Raises:
+        InputError: as `records`; or a line has more than `MOST_UNPACKED` bytes.
+    """
+    data, number = b"", 0
+    while not data.strip():
+        line = file.readline(MOST_UNPACKED + 1)
+        data, number = data + line, number + 1
+        if not line:
+            break
+    if not _is_line_of_many(data, columns):
+        yield from records(data + file.read(MOST_BYTES), source, columns)
+        return
+    first = decoded(data, source)
+    is_json = bool(_LOOKS_LIKE_JSON.match(first)) or _is_json_string(first)
+    line = data.lstrip(b"\r\n")
+    while line:
+        if len(line) > MOST_UNPACKED:
+            raise InputError(f"{source}:{number}: the line has more than {MOST_UNPACKED:,} bytes")
+        text = decoded(line, f"line {number} of {source}").rstrip("\r\n")
+        if text.strip():
+            try:
+                yield f"{source}:{number}", _loads(text) if is_json else text
+            except _NotJson as error:
+                raise error.at(source, number, hint="each line is one JSON object") from None
+        line, number = file.readline(MOST_UNPACKED + 1), number + 1
+
+
+def _is_line_of_many(data: bytes, columns: Collection[str]) -> bool:
+    """Whether the first line of a file shows that each of its lines is a record."""
+    if data.startswith((_GZIP, _PARQUET, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return False
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return False
+    if text.strip() in ("{", "["):
+        return False
+    if _LOOKS_LIKE_JSON.match(text):
+        # A list in one line is all records, unless it is a conversation.
+        return _is_json_line(text) and (
+            not text.lstrip().startswith("[") or is_conversation(json.loads(text))
+        )
+    return bool(text.strip()) and _header_delimiter(text, columns) is None
 
 
 def text_value(where: str, value: Any, subject: str) -> str:
@@ -186,7 +239,7 @@ def _json(text: str, source: str) -> Iterator[Record]:
                 yield from _json_lines(text, source)
                 return
             raise error.at(source) from None
-        if isinstance(items, list) and not _is_conversation(items):
+        if isinstance(items, list) and not is_conversation(items):
             for number, record in enumerate(items, 1):
                 yield f"{source}, item {number}", record
             return
@@ -269,10 +322,12 @@ def _line_of_duplicate(text: str) -> int | None:
     return None
 
 
-def _is_conversation(items: list[Any]) -> bool:
-    """Whether a list is one conversation of chat messages."""
-    return bool(items) and all(
-        isinstance(item, dict) and {"role", "content"} <= set(item) for item in items
+def is_conversation(items: Any) -> bool:
+    """Whether a value is a list of chat messages: one conversation."""
+    return (
+        isinstance(items, list)
+        and bool(items)
+        and all(isinstance(item, dict) and {"role", "content"} <= set(item) for item in items)
     )
 
 

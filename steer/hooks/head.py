@@ -8,7 +8,7 @@ are included.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,6 +21,11 @@ from steer.models.model import Model
 
 #: Token ids of a row, and how many tokens at its end are predicted.
 Ending = tuple[Sequence[int], int]
+
+#: Bytes of logits that are computed at once, and the positions whose logits a CPU then normalises
+#: at once: a few, since what stays in its cache is several times as fast.
+_LOGITS_BYTES = 64_000_000
+_NORMALISED = 8
 
 #: For each network: the type of its body's output; None if the head cannot run by itself.
 _tried: WeakKeyDictionary[nn.Module, type | None] = WeakKeyDictionary()
@@ -53,6 +58,35 @@ def picked(hidden: Tensor, rows: Sequence[Ending]) -> Tensor:
 
 def headed(model: Model, hidden: Tensor) -> Tensor:
     """Logits, float32 [token, vocabulary], from `last_hidden`. Call `has_head` before."""
+    return _logits(model, hidden).float()
+
+
+def chosen_log_probs(model: Model, hidden: Tensor, tokens: Tensor) -> Tensor:
+    """The log-probability of one token after each hidden state, float32 [token]. Call `has_head`
+    before.
+
+    hidden: [token, d_model]. tokens: int64 [token].
+    """
+    size = int(model.network.config.get_text_config().vocab_size) * hidden.element_size()
+    tokens = tokens.to(hidden.device)
+    n_logits = max(1, _LOGITS_BYTES // size)
+    n_normalised = _NORMALISED if hidden.device.type == "cpu" else n_logits
+    values: list[Tensor] = []
+    for states, targets in _split(n_logits, hidden, tokens):
+        values += [
+            logits.float().log_softmax(-1).gather(1, wanted[:, None])[:, 0]
+            for logits, wanted in _split(n_normalised, _logits(model, states), targets)
+        ]
+    return torch.cat(values)
+
+
+def _split(n: int, first: Tensor, second: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Parts of n rows of both."""
+    return zip(torch.split(first, n), torch.split(second, n), strict=True)
+
+
+def _logits(model: Model, hidden: Tensor) -> Tensor:
+    """Logits in the network's type, [token, vocabulary]."""
     kind = _tried[model.network]
     assert kind is not None
     output = kind(last_hidden_state=hidden[None])
@@ -62,7 +96,7 @@ def headed(model: Model, hidden: Tensor) -> Tensor:
         logits: Tensor = model.network(input_ids=ids, use_cache=False).logits
     finally:
         restore()
-    return logits[0].float()
+    return logits[0]
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from steer.base.progress import Progress, silent
+from steer.base.wording import worded
 from steer.concepts import answers, discovery
 from steer.concepts import build as building
 from steer.concepts import geometry as geometries
@@ -21,13 +23,15 @@ from steer.concepts.geometry import Geometry, Neighbour
 from steer.concepts.index import BuiltPack, IndexRow
 from steer.concepts.make import Report, make_one
 from steer.concepts.pack import Pack
-from steer.concepts.profile import Profile, Profiler
+from steer.concepts.profile import N_BASELINE, ConversationProfile, Profile, Profiler
 from steer.concepts.questions import Questions
 from steer.concepts.settings import QUICK, make_settings
 from steer.concepts.words import interpret
 from steer.concepts.writing import write_contrast_set
-from steer.library.data import Data, text_list
-from steer.library.models import Model
+from steer.contrasts import prompts
+from steer.contrasts.records import is_conversation
+from steer.library.data import Data, names_of, records_of, text_list
+from steer.library.models import FitWarning, Model
 from steer.library.vectors import Vector, as_vector
 from steer.methods.method import Value
 from steer.vectors.parts import parse_parts
@@ -210,19 +214,52 @@ def profile(
     pack: str | PathLike[str],
     *,
     chat: bool | None = None,
+    baseline: int = N_BASELINE,
+    allow_other_model: bool = False,
+    mapping: Mapping[str, str] | None = None,
+    on_profile: Callable[[Profile], None] = lambda profile: None,
     progress: Progress = silent,
-) -> list[Profile]:
-    """Profiles of texts over all concepts of a built pack: by how many nats per token each concept
-    makes a text likelier than its opposite, beside the model's own texts.
+) -> list[Profile | ConversationProfile]:
+    """Profiles of texts and conversations over all concepts of a built pack: by how many nats per
+    token each concept makes a text likelier than its opposite, beside the model's own texts.
 
-    pack: the folder that `build_pack` wrote.
+    texts: a text, or records of any kind; one that is a list of messages (or has one as `messages`)
+    is a conversation, of which each answer is read after the messages before it. pack: the folder
+    that `build_pack` wrote. baseline: the number of the model's own texts, which are kept in the
+    cache folder; the finest false-positive rate is one in `baseline` + 1. on_profile: called with
+    the profile of each text and answer as soon as it is read, so `texts` can be an endless
+    generator.
 
     Raises:
-        InputError: there is no index, or a text has no tokens, or too many.
+        InputError: there is no index, or a text has no tokens, or too many; or a conversation has
+            no answer.
+        ModelError: the pack was built on another model; or there is a conversation, and the model
+            has no chat template.
     """
-    read = [texts] if isinstance(texts, str) else text_list(texts)
-    profiler = Profiler(model.inner, indexes.read(Path(pack)), chat=chat, progress=progress)
-    return profiler.read(read, progress)
+    profiler = Profiler(
+        model.inner,
+        indexes.read(Path(pack)),
+        chat=chat,
+        n_baseline=baseline,
+        allow_other_model=allow_other_model,
+        warn=lambda text: warnings.warn(worded(text), FitWarning, stacklevel=5),
+        progress=progress,
+    )
+    names = names_of(mapping=mapping)
+    rows = [texts] if isinstance(texts, str) or is_conversation(texts) else texts
+    profiles: list[Profile | ConversationProfile] = []
+    for where, content in prompts.read_contents(records_of(rows, names), names):
+        if isinstance(content, str):
+            read = profiler.read(content, where)
+            profiles.append(read)
+            on_profile(read)
+            continue
+        turns = []
+        for turn in profiler.read_turns(content, where):
+            turns.append(turn)
+            on_profile(turn)
+        profiles.append(ConversationProfile(tuple(turns)))
+    return profiles
 
 
 def describe(

@@ -31,7 +31,7 @@ def can_join(cache: Any) -> bool:
 
 def select(cache: Any, rows: list[int], n_dropped: int) -> Any:
     """Some rows of a cache, without the first `n_dropped` columns, which are padding in all."""
-    selected = _copied(cache)
+    selected = copied(cache)
     for layer in selected.layers:
         if not layer.is_initialized:
             continue
@@ -45,7 +45,7 @@ def select(cache: Any, rows: list[int], n_dropped: int) -> Any:
 
 def join(first: Any, second: Any) -> Any:
     """A cache with the rows of both; those of the shorter one are padded on the left."""
-    joined = _copied(first)
+    joined = copied(first)
     for layer, other in zip(joined.layers, second.layers, strict=True):
         if not layer.is_initialized:
             continue
@@ -57,7 +57,30 @@ def join(first: Any, second: Any) -> Any:
     return joined
 
 
-def _copied(cache: Any) -> Any:
+def first(cache: Any, length: int) -> Any:
+    """A copy of the first `length` columns of a cache whose layers still hold all of theirs."""
+    cut = copied(cache)
+    for layer in cut.layers:
+        if layer.is_initialized:
+            layer.keys, layer.values = (
+                states[:, :, :length].clone() for states in (layer.keys, layer.values)
+            )
+            _set_length(layer, length)
+    return cut
+
+
+def n_bytes(cache: Any) -> int:
+    """The memory of a cache's keys and values."""
+    return sum(
+        states.nbytes
+        for layer in cache.layers
+        if layer.is_initialized
+        for states in (layer.keys, layer.values)
+    )
+
+
+def copied(cache: Any) -> Any:
+    """A cache that can be extended without a change to the first one."""
     copied = copy.copy(cache)
     copied.layers = [copy.copy(layer) for layer in cache.layers]
     return copied
