@@ -20,7 +20,7 @@ from steer.distillation.ridge import Spread
 from steer.distillation.settings import DistillSettings
 from steer.fitting import fit
 from steer.fitting.fitting import rounded, spread
-from steer.hooks.head import Ending, picked
+from steer.hooks.head import Ending, ending_rows
 from steer.hooks.record import record, run
 from steer.methods.method import FittedEdit
 from steer.methods.registry import distill_methods
@@ -57,7 +57,7 @@ def spreads(model: Model, lessons: Sequence[Lesson], *, start: int | None) -> di
 
         def reader(site: Site, rows: Sequence[Ending] = rows) -> Callable[[Tensor], None]:
             def read(resid: Tensor) -> None:
-                x = picked(resid, rows).double()
+                x = ending_rows(resid, rows).double()
                 sums[site] += torch.stack([x.sum(0), x.square().sum(0)]).cpu()
 
             return read

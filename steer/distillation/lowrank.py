@@ -15,7 +15,7 @@ from steer.distillation.recovery import Divergence, token_kl
 from steer.distillation.ridge import Affine, Spread
 from steer.hooks import ops
 from steer.hooks.beginnings import last_hidden_after, read_beginnings, takes_beginnings
-from steer.hooks.head import has_head, headed, last_hidden
+from steer.hooks.head import apply_head, has_head, last_hidden
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.trunk import replayed
 from steer.models.model import Model
@@ -102,7 +102,7 @@ class Edits:
         return [part for parts in self.state.values() for part in parts]
 
     @property
-    def begun(self) -> bool:
+    def has_effect(self) -> bool:
         """Whether it changes anything."""
         return any(
             bool(part.any()) for bias, *rest in self.state.values() for part in (bias, *rest[1:])
@@ -217,7 +217,7 @@ class Teacher:
         endings = [(lesson.conditioned, lesson.n) for lesson in lessons]
         if all(ending in self._hidden for ending in endings):
             hidden = torch.cat([self._hidden[ending] for ending in endings])
-            return check_numbers(self.model, headed(self.model, hidden)).log_softmax(-1)
+            return check_numbers(self.model, apply_head(self.model, hidden)).log_softmax(-1)
         return log_probs(self.model, endings)
 
 
@@ -263,7 +263,7 @@ def _logits_of_ends(model: Model, edits: Edits, lessons: Sequence[Lesson]) -> Te
     ends = [(lesson.baseline[n:], lesson.n) for lesson, n in zip(lessons, starts, strict=True)]
     with edits.active(lessons, only_ends=True):
         hidden = last_hidden_after(model, beginnings, ends)
-    return check_numbers(model, headed(model, hidden))
+    return check_numbers(model, apply_head(model, hidden))
 
 
 def backward(

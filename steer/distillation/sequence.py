@@ -18,7 +18,7 @@ from steer.distillation.below import by_length, copy_to_disk, stream_of, with_st
 from steer.distillation.lessons import Lesson
 from steer.distillation.ridge import Affine, Moments
 from steer.hooks import ops
-from steer.hooks.head import Ending, picked
+from steer.hooks.head import Ending, ending_rows
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.record import capture, run
 from steer.hooks.trunk import Trunk, takes_trunks, trunk_at
@@ -91,7 +91,7 @@ class SequentialRegression:
 
         def reader(layer: int) -> Callable[[Tensor], None]:
             return lambda resid: conditioned.__setitem__(
-                layer, copy_to_disk(picked(resid, group.conditioned))
+                layer, copy_to_disk(ending_rows(resid, group.conditioned))
             )
 
         run(self.model, ids, mask, {Site(layer): reader(layer) for layer in self.layers})
@@ -112,7 +112,7 @@ class SequentialRegression:
             moments = Moments(self.model.identity.d_model)
             for index, group in enumerate(self._groups):
                 trunk = self._trunk(index, layer, trunks[index], edits)
-                x = picked(stream_of(trunk.output), group.rows).float()
+                x = ending_rows(stream_of(trunk.output), group.rows).float()
                 moments.add(x, self._targets[index][layer].to(x.device).float() - x)
                 trunks[index] = trunk
             affine = moments.spectrum().solve(ridge, rank)

@@ -20,7 +20,7 @@ _STEP = 4
 _BEFORE = 40
 
 
-def within(
+def fit_to_time(
     seconds: float, model: Model, settings: DistillSettings, note: Callable[[str], None]
 ) -> DistillSettings:
     """The settings with as many texts, tokens and steps as fit into a time. note: called with a
