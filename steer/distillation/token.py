@@ -335,7 +335,7 @@ def fit_token(
     lessons = [*texts.lessons, *texts.validation, *texts.held_out]
     with progress("reading the conditioned texts", len(lessons)) as advance:
         task.teacher.keep(lessons, advance)
-    learner, began = _started(task, settings, progress, kept)
+    learner, began = _best_start(task, settings, progress, kept)
     with progress("training the token", settings.steps) as advance:
 
         def on_step(recovered: float | None) -> None:
@@ -473,16 +473,16 @@ def _key(subject: str, settings: DistillSettings) -> str:
     return f"{subject} {settings.tokens} {settings.steps} {settings.batch_size} {settings.seed}"
 
 
-def _started(
+def _best_start(
     task: Task, settings: DistillSettings, progress: Progress, kept: Journal
 ) -> tuple[Learner, str]:
-    """A learner at the best start of the race, and the name of the start."""
+    """The start that recovers most after a few steps of training, and its name."""
     starts = _starts(task, settings, progress)
     if len(starts) == 1:
         return starts[0][1], starts[0][0]
     short = replace(settings, steps=RACE_STEPS, batch_size=-(-settings.batch_size // 2))
     ends = []
-    with progress("racing starts", len(starts) * RACE_STEPS) as advance:
+    with progress("training the best starts", len(starts) * RACE_STEPS) as advance:
         for name, learner in starts:
             key = _key(f"race {name!r}", settings)
             state, recovered, _ = Descent(learner, short, kept, key, lambda _: advance(1)).run()
