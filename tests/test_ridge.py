@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 from steer.base.errors import InputError, SteerError, UsageError
 from steer.base.journal import Journal
 from steer.cli.main import app
-from steer.distillation import lowrank, sequence
+from steer.distillation import lowrank, regress, sequence
 from steer.distillation.below import BlockOutputs, copy_to_disk
 from steer.distillation.distill import distill
 from steer.distillation.lessons import Conditions, Lesson, log_probs, write_lessons
@@ -327,3 +328,20 @@ def test_the_command_writes_an_edit_that_acts_on_the_response(tmp_path: Path) ->
         app, [str(word) for word in (*begun, "--method", "x", "-o", tmp_path / "y.safetensors")]
     )
     assert bad.exit_code == 2
+
+
+def test_a_regression_is_chosen_on_some_texts_and_fitted_on_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used: list[tuple[int, int]] = []
+    fit = SequentialRegression.fit
+
+    def recording(self: SequentialRegression, *arguments: Any) -> Any:
+        used.append((len(self.lessons), arguments[1]))
+        return fit(self, *arguments)
+
+    monkeypatch.setattr(SequentialRegression, "fit", recording)
+    monkeypatch.setattr(regress, "CHOICE_TEXTS", 8)
+    vector = distill(tiny.model("llama"), CONDITIONS, PROMPTS, replace(SMALL, rank=None))
+    assert {n for n, _ in used[:-1]} == {8}
+    assert used[-1] == (SMALL.samples, vector.metadata.rank)
