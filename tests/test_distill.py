@@ -27,7 +27,14 @@ from steer.distillation.ceiling import ceiling
 from steer.distillation.checkpoints import Checkpoint, Checkpoints
 from steer.distillation.descent import candidates, descend
 from steer.distillation.distill import distill, fit
-from steer.distillation.lessons import Conditions, Lesson, beginnings, log_probs, write_lessons
+from steer.distillation.lessons import (
+    Conditions,
+    Lesson,
+    beginnings,
+    first_edited,
+    log_probs,
+    write_lessons,
+)
 from steer.distillation.lowrank import Edits, Teacher, divergences
 from steer.distillation.recovery import recovery
 from steer.distillation.ridge import Spread
@@ -40,7 +47,7 @@ from steer.methods.registry import distill_methods
 from steer.models.loading import load
 from steer.models.model import Model
 from steer.models.source import ModelSource
-from steer.steering.spec import Coefficient, Scope, parse
+from steer.steering.spec import Coefficient, parse
 from steer.steering.steers import Steer, resolve
 from steer.vectors import store
 from steer.vectors.sites import Site
@@ -83,7 +90,7 @@ def unspread(*sites: Site) -> dict[Site, Spread]:
 
 def planted(model: Model, rank: int, sites: Sequence[Site]) -> Edits:
     """A known edit, strong enough to matter."""
-    edits = Edits(model, unspread(*sites), rank, seed=7, response=False)
+    edits = Edits(model, unspread(*sites), rank, seed=7, start=0)
     generator = torch.Generator().manual_seed(8)
     for parts in edits.state.values():
         for part in parts:
@@ -116,7 +123,7 @@ def test_a_condition_that_is_an_edit_is_recovered(rank: int) -> None:
     teacher = PlantedTeacher(model, planted(model, rank, [site]))
     others = replace(texts(model, 64), validation=lessons(model, 80)[64:])
     task = Task.of(model, others, teacher)
-    edits = Edits(model, unspread(site), rank + 1 if rank else 0, seed=0, response=False)
+    edits = Edits(model, unspread(site), rank + 1 if rank else 0, seed=0, start=0)
     best, best_step = descend(task, edits, Schedule(200, 0.02, 16, seed=0))
     assert best > 0.95
     assert best_step > 100
@@ -129,7 +136,7 @@ def test_the_teacher_itself_recovers_all_and_no_edit_recovers_nothing() -> None:
     teacher = PlantedTeacher(model, truth)
     task = Task.of(model, texts(model), teacher)
     assert task.recovered(truth) == pytest.approx(1, abs=1e-5)
-    nothing = Edits(model, unspread(Site(1)), 2, seed=0, response=False)
+    nothing = Edits(model, unspread(Site(1)), 2, seed=0, start=0)
     assert task.recovered(nothing) == pytest.approx(0, abs=1e-6)
 
 
@@ -137,7 +144,7 @@ def test_a_wild_descent_ends_no_worse_than_it_began() -> None:
     model = tiny.model("llama")
     teacher = PlantedTeacher(model, planted(model, 0, [Site(1)]))
     task = Task.of(model, texts(model), teacher)
-    edits = Edits(model, unspread(Site(0), Site(1)), 4, seed=0, response=False)
+    edits = Edits(model, unspread(Site(0), Site(1)), 4, seed=0, start=0)
     best, best_step = descend(task, edits, Schedule(40, 50.0, 8, seed=0))
     assert best >= 0
     assert task.recovered(edits) == pytest.approx(best, abs=1e-6)
@@ -155,26 +162,38 @@ def test_a_distilled_edit_does_part_of_what_the_condition_does(family: str) -> N
     assert "held-out" in vector.metadata.recommended.evidence
 
 
-@pytest.mark.parametrize("scope", ["all", "response"])
+@pytest.mark.parametrize("scope", ["all", "question", "response"])
 def test_the_file_does_what_was_measured(scope: str) -> None:
     """R of the vector, applied as a file would be, is R as it says."""
-    vector = distilled(scope=scope, layers=(0, 2))
-    model = tiny.model("llama")
-    texts = write_lessons(model, CONDITIONS, PROMPTS, range(6), max_tokens=12, seed=5)
-    teacher = Teacher(model)
-    edits = Edits(model, unspread(Site(0), Site(2)), 2, 0, response=scope == "response")
+    model, conditions = tiny.model("llama"), Conditions("w5 w9 w33", "w8 w2")
+    settings = replace(SMALL, scope=scope, layers=(0, 2))
+    vector = distill(model, conditions, PROMPTS, settings)
+    texts = write_lessons(model, conditions, PROMPTS, range(6), max_tokens=12, seed=5)
+    teacher, start = Teacher(model), first_edited(texts, scope)
+    edits = Edits(model, unspread(Site(0), Site(2)), 2, 0, start=start)
     for row, parts in enumerate(edits.state.values()):
         for part, stored in zip(parts, vector.tensors.values(), strict=True):
             part.data = torch.from_numpy(stored[row].copy())
     measured = divergences(model, texts, teacher, edits)
     steer = resolve(parse("x"), vector)
-    assert steer.scope == Scope(scope)
+    assert str(steer.scope) == (f"{start}-" if scope == "question" else scope)
     for text, expected in zip(texts, measured, strict=True):
         clock = TokenClock(len(text.baseline) - text.n, torch.zeros(1, dtype=torch.int64))
         with torch.no_grad(), injected(model, [steer], clock):
             scores = log_probs(model, [(text.baseline, text.n)])
         known = teacher([text])
         assert float((known.exp() * (known - scores)).sum()) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_question_begins_where_the_condition_has_ended() -> None:
+    before, other, question, answer = (5, 9, 33), (8, 2), (4, 7), (1, 3)
+    lesson = Lesson((*before, *question, *answer), (*other, *question, *answer), len(answer))
+    assert (lesson.question, lesson.response) == (2, 3)
+    assert [first_edited([lesson], scope) for scope in ("all", "question", "response")] == [
+        0,
+        2,
+        None,
+    ]
 
 
 def test_the_same_seed_gives_the_same_file_and_another_another() -> None:
@@ -285,7 +304,7 @@ def test_what_cannot_be_distilled_says_why() -> None:
         distill(model, Conditions("w5 " * 127), PROMPTS, SMALL)
     with pytest.raises(UsageError, match="steps"):
         replace(SMALL, steps=0)
-    nothing = PlantedTeacher(model, Edits(model, unspread(Site(1)), 0, 0, response=False))
+    nothing = PlantedTeacher(model, Edits(model, unspread(Site(1)), 0, 0, start=0))
     with pytest.raises(InputError, match="does not change the model's texts"):
         Task.of(model, texts(model), nothing)
 
@@ -448,7 +467,7 @@ def test_an_interrupted_descent_goes_on_from_its_last_validation(
             taken += 1
             backward(*arguments)
 
-        edits = Edits(model, unspread(Site(1)), 3, seed=0, response=False)
+        edits = Edits(model, unspread(Site(1)), 3, seed=0, start=0)
         task.prepare(edits, silent)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Task, "backward", lambda self, *arguments: counted(*arguments))
@@ -500,7 +519,7 @@ def test_a_run_that_gains_no_more_ends_early() -> None:
     model = tiny.model("llama")
     task = Task.of(model, texts(model), PlantedTeacher(model, planted(model, 0, [Site(1)])))
     steps: list[float | None] = []
-    edits = Edits(model, unspread(Site(1)), 0, seed=0, response=False)
+    edits = Edits(model, unspread(Site(1)), 0, seed=0, start=0)
     stuck = replace(task, base=1e-6 * task.base)  # R cannot be above 0
     _, best_step = descend(stuck, edits, Schedule(100, 0.02, 8, seed=0), steps.append)
     assert best_step <= len(steps) < 100

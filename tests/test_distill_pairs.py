@@ -55,7 +55,7 @@ def test_the_log_ratio_is_that_of_each_completion_alone() -> None:
 
 def test_no_edit_has_the_loss_of_a_coin_and_an_edit_that_of_its_log_ratio() -> None:
     preferred = task()
-    nothing = Edits(preferred.model, unspread(Site(1)), 2, seed=0, response=False)
+    nothing = Edits(preferred.model, unspread(Site(1)), 2, seed=0, start=0)
     assert preferred.losses(nothing, preferred.held_out) == pytest.approx(
         [math.log(2)] * len(preferred.held_out), abs=1e-5
     )

@@ -27,7 +27,7 @@ from steer.evaluation.batches import Part, surprise
 from steer.evaluation.cells import SteeredCell
 from steer.evaluation.choice import CHAT_NATS, PLAIN_NATS
 from steer.evaluation.evaluations import EvaluationRow, measure_rows
-from steer.evaluation.scoring import extra
+from steer.evaluation.scoring import added_nats
 from steer.evaluation.task import Task, Variant, n_units, variants
 from steer.evaluation.written import TextSettings, own_texts, pair_texts, write
 from steer.measures.baselines import opposite, random_direction
@@ -127,7 +127,9 @@ def test_extra_nats_by_hand() -> None:
     np.testing.assert_allclose(surprise(base[None], part), [[entropies]], rtol=1e-6)
     # (3 + 5) / (2 + 2) - (1 + 2) / (1 + 3) nats a token; the third text has no partner.
     own = np.array([3.0, 5.0, 99.0]), np.array([2.0, 2.0, 1.0])
-    assert extra(own, (np.array([1.0, 2.0]), np.array([1.0, 3.0]))).value == pytest.approx(1.25)
+    assert added_nats(own, (np.array([1.0, 2.0]), np.array([1.0, 3.0]))).value == pytest.approx(
+        1.25
+    )
 
 
 def test_concepts_by_words_and_grammar_by_hand(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from steer.base.durations import duration, seconds_of
 from steer.base.errors import UsageError
-from steer.distillation import within
+from steer.distillation import time_limit
 from steer.distillation.settings import DistillSettings
 from steer.evaluation import evaluations, suites, sweeps
 from steer.generate.pace import Pace, Size, largest_size, left_out, pace, sizes
@@ -59,11 +59,12 @@ def test_a_pace_is_positive() -> None:
 
 @pytest.mark.parametrize("method", ["ridge", "descent"])
 def test_a_distillation_takes_what_fits(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(within, "pace", lambda model, rows: Pace(read=1000.0, written=100.0))
+    monkeypatch.setattr(time_limit, "pace", lambda model, rows: Pace(read=1000.0, written=100.0))
     settings = DistillSettings(name="x", method=method, samples=100, held_out=20, max_tokens=40)
     notes: list[str] = []
     short, longer, every = (
-        within.within(time, tiny.model("llama"), settings, notes.append) for time in (2, 60, 1e7)
+        time_limit.fit_to_time(time, tiny.model("llama"), settings, notes.append)
+        for time in (2, 60, 1e7)
     )
     assert every == settings and "all of it" in notes[2]
     assert short.samples <= longer.samples <= settings.samples and short.samples < settings.samples

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +19,11 @@ from typer.testing import CliRunner
 from steer.base.errors import InputError, SteerError, UsageError
 from steer.base.journal import Journal
 from steer.cli.main import app
-from steer.distillation import lowrank, sequence
+from steer.distillation import lowrank, regress, sequence
 from steer.distillation.below import BlockOutputs, copy_to_disk
 from steer.distillation.distill import distill
 from steer.distillation.lessons import Conditions, Lesson, log_probs, write_lessons
-from steer.distillation.lowrank import Edits, Teacher, divergences, loss, runs_responses
+from steer.distillation.lowrank import Edits, Teacher, divergences, loss, runs_ends
 from steer.distillation.quick import quick
 from steer.distillation.ridge import Moments, Spread
 from steer.distillation.sequence import SequentialRegression
@@ -156,7 +157,7 @@ def test_the_stream_above_an_edit_is_that_of_the_edited_model(lessons: list[Less
     model = tiny.model("llama")
     ridges = []
     for trunks in (True, False):
-        regressions = SequentialRegression(model, lessons, (0, 1, 2), response=True)
+        regressions = SequentialRegression(model, lessons, (0, 1, 2), None)
         regressions._takes_trunks = trunks
         ridges.append(regressions.fit((0, 1, 2), 4, 1e-2))
     x = torch.randn(5, model.identity.d_model)
@@ -167,22 +168,22 @@ def test_the_stream_above_an_edit_is_that_of_the_edited_model(lessons: list[Less
 def test_an_edit_in_any_units_does_what_its_regression_does(lessons: list[Lesson]) -> None:
     model = tiny.model("llama")
     width = model.identity.d_model
-    affine = SequentialRegression(model, lessons, (1,), response=True).fit((1,), 4, 1e-2)[Site(1)]
+    affine = SequentialRegression(model, lessons, (1,), None).fit((1,), 4, 1e-2)[Site(1)]
     x = torch.randn(50, width)
     for deviation in (torch.ones(width), torch.logspace(-2, 2, width)):
         other = replace(affine, spread=Spread(torch.randn(width), deviation))
-        edits = Edits.of(model, {Site(1): other}, response=True)
+        edits = Edits.of(model, {Site(1): other}, start=None)
         direction, down, up = map(torch.from_numpy, edits.arrays(Site(1)))
         assert torch.allclose(direction + x @ down.T @ up.T, affine(x), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("response", [True, False])
+@pytest.mark.parametrize("start", [None, 0, 2])
 def test_forwards_from_the_stream_below_are_whole_forwards(
-    lessons: list[Lesson], response: bool
+    lessons: list[Lesson], start: int | None
 ) -> None:
     model = tiny.model("llama")
-    regressions = SequentialRegression(model, lessons, (1, 2), response=response)
-    edits = Edits.of(model, regressions.fit((1, 2), 4, 1e-2), response=response)
+    regressions = SequentialRegression(model, lessons, (1, 2), start)
+    edits = Edits.of(model, regressions.fit((1, 2), 4, 1e-2), start=start)
     below = BlockOutputs.of(model, lessons, 1)
     assert below is not None
     teacher = Teacher(model, lessons)
@@ -192,22 +193,25 @@ def test_forwards_from_the_stream_below_are_whole_forwards(
     assert upper == pytest.approx(full, rel=1e-3, abs=1e-5)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "mistral"])
-def test_responses_alone_have_the_loss_and_the_gradient_of_whole_rows(
-    family: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("family", "start"),
+    [("llama", None), ("llama", 1), ("gpt2", None), ("gemma2", None), ("mistral", None)],
+)
+def test_ends_alone_have_the_loss_and_the_gradient_of_whole_rows(
+    family: str, start: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny.model(family)
     assert takes_beginnings(model)
     lessons = write_lessons(model, CONDITIONS, PROMPTS, range(6), max_tokens=8, seed=0)
-    affines = SequentialRegression(model, lessons, (0, 1), response=True).fit((0, 1), 4, 1e-2)
+    affines = SequentialRegression(model, lessons, (0, 1), start).fit((0, 1), 4, 1e-2)
     teacher = Teacher(model, lessons)
 
     def results() -> list[torch.Tensor]:
-        edits = Edits.of(model, affines, response=True)
+        edits = Edits.of(model, affines, start=start)
         tokens = loss(model, edits, lessons, teacher)
         tokens.sum().backward()
         gradients = [part.grad for part in edits.parameters]
-        assert runs_responses(model, edits, lessons) is alone
+        assert runs_ends(model, edits, lessons) is alone
         return [tokens.detach(), *(part for part in gradients if part is not None)]
 
     alone = True
@@ -275,9 +279,13 @@ def test_what_is_spilled_comes_back(dtype: torch.dtype) -> None:
 
 
 def test_all_positions_that_both_rows_share_are_read() -> None:
-    lesson = Lesson((1, 9, 9, 5, 6, 7), (1, 5, 6, 7), 2)
-    assert sequence._aligned(lesson) == 2
-    assert sequence._aligned(replace(lesson, n=1)) == 2
+    longer = Lesson((1, 9, 9, 5, 6, 7), (1, 5, 6, 7), 2)
+    for lesson in (longer, replace(longer, n=1)):
+        group = sequence.Group.of(tiny.model("llama"), [lesson], 0)
+        assert (group.rows, group.conditioned) == (
+            [(lesson.baseline, 2)],
+            [(lesson.conditioned, 2)],
+        )
 
 
 @pytest.mark.parametrize(
@@ -320,3 +328,20 @@ def test_the_command_writes_an_edit_that_acts_on_the_response(tmp_path: Path) ->
         app, [str(word) for word in (*begun, "--method", "x", "-o", tmp_path / "y.safetensors")]
     )
     assert bad.exit_code == 2
+
+
+def test_a_regression_is_chosen_on_some_texts_and_fitted_on_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used: list[tuple[int, int]] = []
+    fit = SequentialRegression.fit
+
+    def recording(self: SequentialRegression, *arguments: Any) -> Any:
+        used.append((len(self.lessons), arguments[1]))
+        return fit(self, *arguments)
+
+    monkeypatch.setattr(SequentialRegression, "fit", recording)
+    monkeypatch.setattr(regress, "CHOICE_TEXTS", 8)
+    vector = distill(tiny.model("llama"), CONDITIONS, PROMPTS, replace(SMALL, rank=None))
+    assert {n for n, _ in used[:-1]} == {8}
+    assert used[-1] == (SMALL.samples, vector.metadata.rank)

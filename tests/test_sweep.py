@@ -21,10 +21,10 @@ from steer.evaluation.choice import (
     LINES,
     Budget,
     TriedCell,
-    _cheaper_and_cheaper,
     _edge,
+    _record_lows,
+    cell_trial,
     choose,
-    looking,
     ordered,
 )
 from steer.evaluation.scoring import Scorer
@@ -163,7 +163,7 @@ def test_the_strongest_cell_within_the_nats_is_found(passing: int) -> None:
     assert _edge(positions, look, 0.5).position == (0, passing)
     assert len(looked) <= 4
     costs = np.array([[5.0, 4.0, 4.5, 3.0]])
-    assert _cheaper_and_cheaper([(0, 0), (0, 1), (0, 2), (0, 3)], costs) == [(0, 0), (0, 1), (0, 3)]
+    assert _record_lows([(0, 0), (0, 1), (0, 2), (0, 3)], costs) == [(0, 0), (0, 1), (0, 3)]
 
 
 def chosen_of(
@@ -178,7 +178,7 @@ def chosen_of(
     monkeypatch.setattr("steer.evaluation.choice.expected_nats", lambda *_: None)
     bench = SimpleNamespace(model=None, own=())
     anything: Any = None
-    at = looking(cast("Any", bench), grid, anything)
+    at = cell_trial(cast("Any", bench), grid, anything)
     return choose(grid, scores, Budget(kl=50, nats=0.1), at), looked
 
 
@@ -233,7 +233,7 @@ def test_halves_choose_among_what_was_not_refused() -> None:
 def test_the_texts_of_both_seeds_are_within_the_budget(new: float, stable: bool) -> None:
     scores = scores_of([[1]], [[0]])
     again = Repeat(1, 24, scores, Interval(new, 0.0, 1.0))
-    assert (again.together(Interval(0.09, 0.0, 1.0), 48) <= 0.1) == stable
+    assert (again.pooled(Interval(0.09, 0.0, 1.0), 48) <= 0.1) == stable
 
 
 def test_the_default_grid_suits_the_vector() -> None:

@@ -26,7 +26,7 @@ from steer.evaluation.cells import PROMPTED, UNSTEERED, GuidedCell, SteeredCell
 from steer.evaluation.scoring import score
 from steer.generate.apply import generate
 from steer.generate.together import Continuation, RunningTexts
-from steer.hooks.tokens import embedded, standing
+from steer.hooks.tokens import embedded, substitute_tokens
 from steer.models.loading import load
 from steer.models.model import Model
 from steer.models.source import ModelSource
@@ -151,7 +151,7 @@ def test_texts_that_come_and_go_are_what_they_are_alone() -> None:
 def test_a_cached_text_is_what_whole_forwards_give() -> None:
     model, vector = pocket(), noise()
     [tokens, _] = separate([use(vector)])
-    ids = standing(model, tokens, model.encode("One day"))
+    ids = substitute_tokens(model, tokens, model.encode("One day"))
     changed = list(ids)
     for _ in range(GREEDY.max_tokens):
         with torch.no_grad(), embedded(model, tokens):

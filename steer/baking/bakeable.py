@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from steer.base.errors import VectorError
 from steer.steering.scope import CONSTANT
-from steer.steering.steers import Steer
+from steer.steering.steers import Steer, usual_scope
 
 
 def check_bakeable(steers: Sequence[Steer]) -> None:
@@ -41,8 +41,8 @@ def _obstacle(steer: Steer) -> tuple[str, str] | None:
     if steer.gate is not None:
         return "weights cannot have a gate", "leave --when out to bake it for every prompt"
     if str(steer.scope) != "all":
-        if steer.vector.metadata.read.positions == "response" and str(steer.scope) == "response":
-            nearest = "it was made for the response; `steer apply` does that, /all bakes it for all"
+        if steer.scope == usual_scope(steer.vector.metadata, op):
+            nearest = "it was made for these; `steer apply` does that, /all bakes it for all"
         else:
             nearest = f"leave /{steer.scope} out to bake it for every token"
         return f"weights act on every token, not on {steer.scope} alone", nearest

@@ -181,7 +181,7 @@ def reference(
     for token in tokens:
         for text in _around(model, token.mark, texts):
             plain = model.encode(text.replace(token.mark, ""), special=not model.template.exists)
-            ids = model.knowing([token]).encode(text, special=not model.template.exists)
+            ids = model.with_learned_tokens([token]).encode(text, special=not model.template.exists)
             with embedded(model, [token]):
                 [steered] = log_probs(model, [torch.tensor(ids, device=model.device)], editing)
             [unsteered] = log_probs(model, [torch.tensor(plain, device=model.device)])

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from steer.base.errors import ModelError, UsageError
-from steer.hooks.head import has_head, headed, last_hidden
-from steer.hooks.tokens import embedded, standing
+from steer.hooks.head import apply_head, has_head, last_hidden
+from steer.hooks.tokens import embedded, substitute_tokens
 from steer.models.model import Model
 from steer.models.tokenizers import with_tokens
 from steer.steering.tokens import LearnedToken
@@ -170,7 +170,7 @@ def _rows(model: Model, tokens: Sequence[LearnedToken], texts: Sequence[str]) ->
     if model.template.exists:
         rows += [model.encode(model.chat(text), special=False) for text in texts]
     rows += [row.tolist() for row in sampled(model, [torch.tensor(row) for row in rows], seed=1)]
-    rows += [standing(model, tokens, ids) for ids in rows[: 2 * len(texts)]]
+    rows += [substitute_tokens(model, tokens, ids) for ids in rows[: 2 * len(texts)]]
     length = min(LENGTH, model.context or LENGTH)
     drawn = np.random.default_rng(1).integers(0, model.network.config.vocab_size, (8, length))
     # Special tokens have unusual states: put each among random ones.
@@ -187,7 +187,7 @@ def _states(model: Model, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor
     states, totals, highest = [], [], None
     for row in rows:
         hidden = last_hidden(model, [([*row, 0], len(row))])
-        logits = headed(model, hidden).cpu()
+        logits = apply_head(model, hidden).cpu()
         total = logits.logsumexp(-1)
         peaks = (logits - total[:, None]).amax(0)
         highest = peaks if highest is None else torch.maximum(highest, peaks)

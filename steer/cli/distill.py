@@ -91,7 +91,7 @@ def distill(
     ] = None,
     scope: Annotated[
         str | None,
-        typer.Option(help="Tokens to act on: all or response."),
+        typer.Option(help="Tokens to act on: question (and all after it), response or all."),
     ] = None,
     steps: Annotated[
         int | None,

@@ -150,7 +150,7 @@ def monitor(
 
 
 def _readouts(typed: str) -> list[Readout]:
-    """The readouts of a vector as typed, one for each layer.
+    """The readouts that the spec of a vector names, one for each layer.
 
     Raises:
         UsageError: the spec has an amount, a scope or a schedule, which only steering has.
@@ -172,11 +172,11 @@ def _readouts(typed: str) -> list[Readout]:
 
 
 def _coloured(traces: Sequence[Trace], readouts: Sequence[Readout]) -> None:
-    from steer.monitoring.heatmap import colour, hexed, ink, meaning, step
+    from steer.monitoring.heatmap import colour, hex_code, ink, meaning, step
     from steer.monitoring.traces import reach, summarise
 
     styles = [
-        f"{hexed(ink(colour(number)))} on {hexed(colour(number))}"
+        f"{hex_code(ink(colour(number)))} on {hex_code(colour(number))}"
         for number in range(step(1, 0, 1) + 1)
     ]
     reaches = [reach(traces, column, readout) for column, readout in enumerate(readouts)]
@@ -234,8 +234,7 @@ def _summaries(traces: Sequence[Trace], readouts: Sequence[Readout]) -> None:
 def _table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int, several: bool
 ) -> None:
-    """Print rows whose first cell is the number of the text; only if there are `several` texts is
-    that cell shown."""
+    """Print rows that begin with the number of the text; with one text, it is left out."""
     if several:
         output.table(["text", *columns], rows, left=left + 1)
     else:

@@ -52,8 +52,9 @@ def compare(folder: Path, *, layer: int | None, html: Path | None, force: bool, 
 class ProfileSettings:
     """Options of `steer monitor --pack`.
 
-    top: concepts to show. every: tokens between running profiles; None for none. baseline: texts of
-    the model's own; None for the default. chat: None for what the model has.
+    top: the number of concepts to show. every: tokens between running profiles; None for none.
+    baseline: the number of the model's own texts; None for the default. chat: None uses the chat
+    template if there is one.
     """
 
     top: int
@@ -115,8 +116,8 @@ def profile(
 
 
 def _contents(text: str | None, path: Path | None, names: Names) -> Iterable[tuple[str, Content]]:
-    """Texts and conversations with their places. Those of a file are all checked at once, those of
-    a pipe are yielded as they arrive."""
+    """Texts and conversations, each with its place for messages. A file is checked as a whole; the
+    records of a pipe are yielded as they arrive."""
     from steer.cli.texts import given_texts, records_of
     from steer.contrasts import prompts
     from steer.contrasts.records import arriving_records
@@ -140,7 +141,7 @@ def _contents(text: str | None, path: Path | None, names: Names) -> Iterable[tup
 
 
 class _Printer:
-    """Prints profiles as they come: tables, or JSON, one object a line or one document."""
+    """Prints each profile when it is ready: as tables, as JSON lines, or in one JSON document."""
 
     def __init__(self, settings: ProfileSettings, *, document: bool) -> None:
         self._settings, self._is_document = settings, document
@@ -169,7 +170,7 @@ class _Printer:
             output.json_line(values)
 
     def end(self, model: str, pack: str) -> None:
-        """Print what remains: the document, or what the numbers of a table mean."""
+        """Print the JSON document, or an explanation of the tables' columns."""
         if self._settings.json:
             if self._is_document:
                 output.as_json({"model": model, "pack": pack, "texts": self._kept})

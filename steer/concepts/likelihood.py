@@ -19,7 +19,7 @@ from torch import Tensor
 from steer.base.errors import ModelError
 from steer.contrasts.reading import Reading, shared_prefix
 from steer.distillation.lessons import log_probs, vocabulary
-from steer.hooks.head import Ending, chosen_log_probs, has_head, headed
+from steer.hooks.head import Ending, apply_head, chosen_log_probs, has_head
 from steer.hooks.record import in_batches, inputs, readings_of
 from steer.hooks.trunk import are_alike, passes
 from steer.models import caches
@@ -70,7 +70,7 @@ def packed(model: Model, rows: Sequence[Ending]) -> Tensor:
             ids, n = rows[index]
             columns = torch.from_numpy(path[len(ids) - n - 1 : len(ids) - 1])
             hidden[index] = stream[row, columns.to(stream.device)]
-    return headed(model, torch.cat([hidden[i] for i in range(len(rows))])).log_softmax(-1)
+    return apply_head(model, torch.cat([hidden[i] for i in range(len(rows))])).log_softmax(-1)
 
 
 class Likelihoods:

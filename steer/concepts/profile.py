@@ -1,12 +1,11 @@
 """Profiles of texts over many concepts: how much likelier each concept makes a text.
 
 A reading is the log-likelihood ratio of the text under the conditions of the concept's two poles,
-in nats per token: above 0, the model would rather write the text under the positive pole. The
-model's own texts are read alike, and the share of them with a reading as high is the false-positive
-rate.
+in nats per token: above 0, the text is likelier under the positive pole. The model's own texts are
+read in the same way; the share of them with a reading at least as high is the false-positive rate.
 
-The vectors themselves do not enter: a vector is fitted to answers that are read after their
-conditions, which suits steering, but the projection of a bare text on it says little (on
+The vectors are not used: a vector is fitted to answers that are read after their conditions, which
+suits steering, but the projection of a text without a condition carries little information (on
 SmolLM2-135M, a concept's own answers had rank 134 of 286 among all concepts, where chance is 143).
 """
 
@@ -36,7 +35,7 @@ Ids = tuple[int, ...]
 
 #: What the user says before a bare text, in a chat.
 QUESTION = "Go on."
-#: Texts of the model's own to compare with: at most one of them as high is a rate below 5 %.
+#: The number of the model's own texts to compare with: one reading as high is a rate below 5 %.
 N_BASELINE = 40
 #: Roles of a message that a condition is joined to.
 _SYSTEM = ("system", "developer")
@@ -44,10 +43,10 @@ _SYSTEM = ("system", "developer")
 
 @dataclass(frozen=True)
 class Profile:
-    """What the concepts make of one text.
+    """The readings of one text on all concepts.
 
-    pieces: the text of each token. ratios: nats by which the positive condition of each concept
-    makes each token likelier, float32 [token, concept].
+    pieces: the text of each token. ratios: the log-probability of each token under the positive
+    condition of each concept minus that under the negative one, nats, float32 [token, concept].
     """
 
     names: tuple[str, ...]
@@ -70,7 +69,7 @@ class Profile:
 
     @cached_property
     def false_positives(self) -> Array:
-        """The share of the model's own texts with a reading as high, [concept]."""
+        """The share of the model's own texts with a reading at least as high, [concept]."""
         return self.baseline.false_positives(self.readings, self.n_tokens)
 
     def top(self, n: int = 10) -> list[tuple[str, float, float]]:
@@ -101,7 +100,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class ConversationProfile:
-    """What the concepts make of the answers of a conversation, of each and of all."""
+    """The profile of each answer of a conversation, and of all answers together."""
 
     turns: tuple[Profile, ...]
 
@@ -128,10 +127,10 @@ class ConversationProfile:
 class Profiler:
     """Computes profiles with the conditions of a built pack's concepts.
 
-    All concepts of the pack are read, also those whose vectors do not work, but not those that
-    could not be tried. chat: read texts as answers in the chat template, by default if there is
-    one. n_baseline: texts of the model's own to compare with. allow_other_model: read with a pack
-    of another model, and `warn`.
+    Concepts whose vectors do not work are read too, but not those whose conditions could not be
+    tested. chat: read texts as answers in the chat template, by default if there is one.
+    n_baseline: the number of the model's own texts to compare with. allow_other_model: accept a
+    pack of another model, and call `warn`.
 
     Raises:
         InputError: the pack has no conditions.
@@ -196,8 +195,8 @@ class Profiler:
         return self._baselines[after_question]
 
     def read(self, text: str, subject: str = "the text") -> Profile:
-        """The profile of a text, which for a chat model is read as an answer to nothing special.
-        subject: the text in messages.
+        """The profile of a text; in a chat it is read as the answer to `QUESTION`. subject: what
+        error messages call the text.
 
         Raises:
             InputError: the text has no tokens, or more than the model takes.
@@ -207,10 +206,10 @@ class Profiler:
     def read_turns(
         self, messages: Sequence[Message], subject: str = "the conversation"
     ) -> Iterator[Profile]:
-        """The profile of each answer of a conversation, given all messages before it, as soon as it
-        is read. subject: the conversation in messages.
+        """Yield the profile of each answer of a conversation, given all messages before it.
+        subject: what error messages call the conversation.
 
-        The condition of a concept is the system message, or stands before the one that is there.
+        The condition of a concept is the system message, or is put before the existing one.
 
         Raises:
             InputError: there is no answer, or it has no tokens, or more than the model takes.
@@ -255,7 +254,7 @@ class Profiler:
         continues: bool = False,
         progress: Progress = silent,
     ) -> Ratios:
-        n = len(ids) - _skipped(beginnings)
+        n = len(ids) - _n_unscored(beginnings)
         if n < 1:
             return np.zeros((0, len(self.names)), np.float32)
         rows = [(*beginning, *ids) for beginning in beginnings]
@@ -264,10 +263,10 @@ class Profiler:
         return np.ascontiguousarray((scores[self._positive] - scores[self._negative]).T)
 
     def _pieces(self, text: str, ids: Ids, n: int) -> tuple[str, ...]:
-        """The text in n pieces, one a token; the first one has the tokens without a probability."""
+        """The text in n pieces, one per token; tokens without a probability join the first one."""
         first = len(ids) - n
         ends = [len(self.model.decode(ids[: first + index + 1])) for index in range(n)]
-        shift = len(text) - ends[-1]  # what is decoded may differ by blanks at the beginning
+        shift = len(text) - ends[-1]  # decoding may add or drop blanks at the beginning
         stops = [0, *(max(0, end + shift) for end in ends[:-1]), len(text)]
         return tuple(text[a:b] for a, b in pairwise(stops))
 
@@ -289,7 +288,7 @@ class Profiler:
         ]
 
     def _check(self, ids: Ids, beginnings: Sequence[Ids], subject: str) -> None:
-        if len(ids) <= _skipped(beginnings):
+        if len(ids) <= _n_unscored(beginnings):
             raise InputError(f"{subject} has no tokens of its own")
         longest, context = max(map(len, beginnings)), self.model.context
         if context is not None and longest + len(ids) > context:
@@ -300,13 +299,13 @@ class Profiler:
             )
 
 
-def _skipped(beginnings: Sequence[Ids]) -> int:
+def _n_unscored(beginnings: Sequence[Ids]) -> int:
     """Tokens of a text that have no probability: the first, if nothing stands before it."""
     return 0 if all(beginnings) else 1
 
 
 def _under(condition: str, turns: Sequence[Message]) -> list[Message]:
-    """Messages with a condition as the system message, or before the one that is there."""
+    """Messages with a condition as the system message, or before the existing one."""
     if not condition:
         return list(turns)
     if turns and turns[0].role in _SYSTEM:

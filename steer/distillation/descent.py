@@ -1,10 +1,10 @@
 """Gradient descent of an edit, stable without tuning by the user.
 
-Gradients are clipped; each parameter has its own unit of a step (`Edits.units`). The rate warms up,
-stays until the validation texts stop improving, and decays to 0 over half as many steps (warm-up,
-stable, decay: Hu et al. 2024, arXiv 2404.06395), so an easy condition takes few steps and a hard
-one all. The state is an exponential mean of the last states; the best on the validation texts is
-kept. An interrupted descent goes on from its last validation.
+Gradients are clipped; each parameter has its own step size (`Edits.units`). The learning rate warms
+up, stays constant until the validation recovery stops improving, and decays to 0 over half as many
+steps (warm-up, stable, decay: Hu et al. 2024, arXiv 2404.06395), so an easy condition takes few
+steps and a hard one all. An exponential mean of the last states is validated, and the best one is
+kept. An interrupted descent resumes at its last validation.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from steer.models.model import Model
 #: The number of layers to try by default, evenly spread.
 CANDIDATES = 8
 
-#: A gradient is clipped to this multiple of the median length of the last `REMEMBERED`: a text with
-#: a word that the condition nearly dictates can have a gradient ten times as long as others.
+#: A gradient is clipped to this multiple of the median norm of the last `REMEMBERED`: where the
+#: condition nearly determines a word, the gradient of a text can be ten times as long as others.
 CLIP = 1.5
 REMEMBERED = 50
 
 #: The number of batches whose lessons are sorted by length together.
 SORTED_TOGETHER = 8
-#: Steps between validations, the least steps before the first, and the least gain of R between two
-#: validations to continue.
+#: The number of validations in a full run, the least steps between two, and the least gain of R
+#: between two to continue at the full rate.
 CHECKS = 10
 CHECKED_STEPS = 25
 GAIN = 0.005
@@ -47,12 +47,12 @@ GAIN = 0.005
 AVERAGED = 20
 
 
-class _Long(Protocol):
+class _HasLength(Protocol):
     @property
     def length(self) -> int: ...
 
 
-Item = TypeVar("Item", bound=_Long)
+Item = TypeVar("Item", bound=_HasLength)
 
 
 class Objective(Protocol[Item]):
@@ -78,7 +78,7 @@ class Objective(Protocol[Item]):
 
 
 def candidates(layers: Sequence[int]) -> tuple[int, ...]:
-    """The layers to try, out of the existing ones."""
+    """At most `CANDIDATES` of these layers, evenly spread."""
     spread = np.linspace(0, len(layers) - 1, min(CANDIDATES, len(layers)))
     return tuple(layers[round(index)] for index in spread)
 
@@ -92,9 +92,9 @@ def descend(
 ) -> tuple[float, int]:
     """Minimise the loss, and leave `edits` at their best state.
 
-    `on_step` is called with the last R on the validation texts, also for steps that an earlier run
-    took, up to its last `checkpoint`. Returns R of the best state and its step; step 0 is the
-    start, a regression or no edit (R = 0).
+    `on_step` is called with the last R on the validation texts, also for the steps of an earlier
+    run up to its last `checkpoint`. Returns R of the best state and its step; step 0 is the initial
+    edit: that of a regression, or none (R = 0).
 
     Raises:
         SteerError: the checkpoint cannot be read or written.
@@ -109,7 +109,7 @@ def descend(
         for _ in range(at.step):
             batches.draw()
             on_step(at.now)
-    elif edits.begun:
+    elif edits.has_effect:
         at.best = at.now = task.recovered(edits)
     while at.step < at.end:
         at.optimizer.zero_grad()
@@ -122,7 +122,7 @@ def descend(
         at.step += 1
         at.average.add(edits)
         if at.step % every == 0 or at.step == at.end:
-            with at.average.held(edits):
+            with at.average.as_edit(edits):
                 at.now = task.recovered(edits)
                 if at.now < at.best + GAIN:
                     at.end = min(at.end, schedule.falling(at.step))
@@ -137,13 +137,11 @@ def descend(
 def descended(
     task: Objective[Item], edits: Edits, schedule: Schedule, activity: str, progress: Progress
 ) -> tuple[float, int]:
-    """Run the descent, or the rest of it; returns R of the best state, and its step."""
+    """Run or resume the descent; returns R of the best state, and its step."""
     digest = hashlib.sha256()
     for part in edits.parameters:
         digest.update(part.detach().cpu().numpy().tobytes())
-    checkpoint = task.checkpoints.checkpoint(
-        schedule, edits.sites, edits.response, digest.hexdigest()
-    )
+    checkpoint = task.checkpoints.checkpoint(schedule, edits.sites, edits.start, digest.hexdigest())
     with progress(activity, schedule.steps) as advance:
 
         def on_step(recovered: float | None) -> None:
@@ -153,7 +151,7 @@ def descended(
 
 
 class _Run:
-    """Where a descent stands: the edit, its optimiser, its mean, and the best state so far."""
+    """The state of a descent: the edit, its optimiser, its mean, and the best state so far."""
 
     def __init__(self, edits: Edits, end: int) -> None:
         # The second moment averages over 100 steps, not 1000, since a run has a few hundred.
@@ -172,7 +170,7 @@ class _Run:
         self._edits = edits
 
     def packed(self) -> dict[str, Tensor]:
-        """All numbers, by name."""
+        """The tensors of a checkpoint, by name."""
         now = float("nan") if self.now is None else self.now
         numbers = [self.step, self.end, self.best, self.best_step, now, self.average.n]
         named = {
@@ -190,7 +188,7 @@ class _Run:
         return named
 
     def unpack(self, named: dict[str, Tensor]) -> None:
-        """Continue from numbers that `packed` gave."""
+        """Continue from the tensors of `packed`."""
         step, end, best, best_step, now, n = named["numbers"].tolist()
         self.step, self.end, self.best_step = int(step), int(end), int(best_step)
         self.best, self.now = best, None if now != now else now
@@ -228,7 +226,7 @@ class _Average:
                 mean.lerp_(part, 1 / min(self.n, AVERAGED))
 
     @contextmanager
-    def held(self, edits: Edits) -> Iterator[None]:
+    def as_edit(self, edits: Edits) -> Iterator[None]:
         """Use the mean as the edit inside the block."""
         now = edits.copy()
         edits.restore(self.state)
@@ -237,7 +235,7 @@ class _Average:
 
 
 def _clip(edits: Edits, lengths: deque[float]) -> None:
-    """Clip the gradient, in units of steps, by the lengths of earlier ones; append its length."""
+    """Clip the gradient, in units of steps, by the norms of earlier ones; append its norm."""
     gradients = [
         (part.grad, unit)
         for site, parts in edits.state.items()
@@ -267,7 +265,7 @@ class _Batches(Generic[Item]):
         return [self._lessons[index] for index in self._ready.pop()]
 
     def _fill(self) -> None:
-        """Sort the lessons of some batches by length, to need little padding."""
+        """Sort the lessons of some batches by length, so that they need little padding."""
         together = SORTED_TOGETHER * self._size
         while len(self._queue) < together:
             self._queue += self._rng.permutation(len(self._lessons)).tolist()

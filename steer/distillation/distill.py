@@ -34,8 +34,7 @@ from steer.methods.method import FittedEdit
 from steer.methods.registry import distill_methods
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
-from steer.steering.scope import Scope
-from steer.steering.steers import Steer
+from steer.steering.steers import Steer, usual_scope
 from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
 
@@ -118,7 +117,7 @@ def measured_vector(
     vector = as_vector(
         model, settings, edits, (conditioned, baseline), texts.contrast, chat=texts.conditions.chat
     )
-    steer = Steer(vector, Coefficient(1.0), vector.metadata.layers, Scope(settings.scope))
+    steer = Steer(vector, Coefficient(1.0), vector.metadata.layers, usual_scope(vector.metadata))
     advance(1)
     own = task.own_nats((), settings.seed)
     own_texts = task.plain(settings.seed)
@@ -171,7 +170,7 @@ def fit_pairs(
     before, after = (np.array(task.log_ratios(held_out, state)) for state in (None, edits))
     vector = as_vector(model, settings, edits, (rows[0], rows[1]), task.contrast, chat=task.chat)
     task.checkpoints.finish()
-    steer = Steer(vector, Coefficient(1.0), vector.metadata.layers, Scope(settings.scope))
+    steer = Steer(vector, Coefficient(1.0), vector.metadata.layers, usual_scope(vector.metadata))
     starts = [pair.positive for pair in held_out]
     own, steered = (
         nats_per_token(model, rewritten(model, starts, steers, seed=settings.seed))

@@ -20,7 +20,7 @@ from steer.distillation.ridge import Spread
 from steer.distillation.settings import DistillSettings
 from steer.fitting import fit
 from steer.fitting.fitting import rounded, spread
-from steer.hooks.head import Ending, picked
+from steer.hooks.head import Ending, ending_rows
 from steer.hooks.record import record, run
 from steer.methods.method import FittedEdit
 from steer.methods.registry import distill_methods
@@ -37,9 +37,11 @@ Rows = Sequence[tuple[tuple[int, ...], int]]
 ENOUGH_TEXTS = 64
 
 
-def spreads(model: Model, lessons: Sequence[Lesson], *, response: bool) -> dict[Site, Spread]:
-    """The spread of activations at each layer, over the tokens that an edit changes: those of the
-    response, or all."""
+def spreads(model: Model, lessons: Sequence[Lesson], *, start: int | None) -> dict[Site, Spread]:
+    """The spread of activations at each layer, over the tokens that an edit changes.
+
+    start: the first of them, or None for the response's.
+    """
     width = model.identity.d_model
     sums = {
         Site(layer): torch.zeros((2, width), dtype=torch.float64)
@@ -48,14 +50,14 @@ def spreads(model: Model, lessons: Sequence[Lesson], *, response: bool) -> dict[
     n_tokens = 0
     for group in by_length(lessons[:ENOUGH_TEXTS]):
         rows = [
-            (lesson.baseline, lesson.n if response else len(lesson.baseline) - 1)
+            (lesson.baseline, lesson.n if start is None else len(lesson.baseline) - 1 - start)
             for lesson in group
         ]
         n_tokens += sum(n for _, n in rows)
 
         def reader(site: Site, rows: Sequence[Ending] = rows) -> Callable[[Tensor], None]:
             def read(resid: Tensor) -> None:
-                x = picked(resid, rows).double()
+                x = ending_rows(resid, rows).double()
                 sums[site] += torch.stack([x.sum(0), x.square().sum(0)]).cpu()
 
             return read
@@ -121,13 +123,18 @@ def as_vector(
         rank=edits.rank,
         method=Method(name="mean_diff"),  # replaced by `with_evidence`
         read=Read(
-            positions=settings.scope,
+            positions="response" if edits.start is None else "all",
             chat=chat or msgspec.UNSET,
             **(model.template.recorded if chat else {}),
         ),
         contrast=contrast,
         statistics=tuple(statistics),
-        recommended=Recommendation(layers=layers, coefficient=1.0, evidence=""),
+        recommended=Recommendation(
+            layers=layers,
+            coefficient=1.0,
+            scope=f"{edits.start}-" if edits.start else None,
+            evidence="",
+        ),
     )
     return SteeringVector(metadata, *stacked)
 

@@ -315,11 +315,9 @@ class _Compiler:
     def _edit(self, kept: Kept, n_texts: int | None = None) -> _Form:
         part, teacher = self._part(kept), self.task.teacher
         layers = list(self.model.hooks.layers("resid_post"))
-        regressions = SequentialRegression(
-            self.model, part.lessons[:n_texts], layers, response=True
-        )
+        regressions = SequentialRegression(self.model, part.lessons[:n_texts], layers, None)
         affines = regressions.fit(layers, min(RANK, self.model.identity.d_model), RIDGE)
-        edits = Edits.of(self.model, affines, response=True)
+        edits = Edits.of(self.model, affines, start=None)
         sums = partial(divergences, self.model, teacher=teacher, edits=edits)
 
         def vector() -> SteeringVector:

@@ -1,8 +1,9 @@
 """Sample texts from the conditioned model, and compute log-probabilities with and without the
 condition.
 
-The texts are on-policy: sampled from the conditioned model at temperature 1, like the texts that
-the edit will lead to. With other texts, an edit has as good a loss but generates worse texts.
+The texts are on-policy: sampled from the conditioned model at temperature 1, so they resemble those
+that the edited model will generate. On other texts, an edit reaches as low a loss, but the edited
+model generates worse texts.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ from steer.base.journal import Journal
 from steer.contrasts.frame import joinable
 from steer.contrasts.reading import shared_prefix
 from steer.generate.apply import Sampling, continue_ids
-from steer.hooks.head import Ending, has_head, headed, last_hidden, picked
+from steer.hooks.head import Ending, apply_head, ending_rows, has_head, last_hidden
 from steer.models.model import Model
 from steer.models.numbers import check_numbers
 from steer.steering.steers import Steer
 
-#: The most bytes of log-probabilities at once: of a batch in a forward pass, or of all texts.
+#: The limit for log-probabilities in memory, in bytes: of a batch in a forward pass, or of all
+#: texts.
 LOGITS_BUDGET = 256_000_000
-#: Texts that are sampled together. Half of them for models with `LARGE` weights or more and
-#: texts of more than `QUICK_TOKENS`, to estimate the time early and lose little when killed.
+#: Texts in a batch. It is halved for models of `LARGE` weights or more and texts of more than
+#: `QUICK_TOKENS`, so that time is estimated early and an interrupted run loses little.
 SAMPLED_TOGETHER = 128
 QUICK_TOKENS = 32
 LARGE = 50_000_000
@@ -55,6 +57,29 @@ class Lesson:
         """Tokens that an edit is run on."""
         return len(self.baseline)
 
+    @property
+    def response(self) -> int:
+        """The position in `baseline` that predicts the first token of the response."""
+        return len(self.baseline) - self.n - 1
+
+    @property
+    def question(self) -> int:
+        """The position in `baseline` from which both rows have the same tokens."""
+        shared = shared_prefix(self.conditioned[::-1], self.baseline[::-1])
+        return min(self.response, len(self.baseline) - shared)
+
+
+def first_edited(lessons: Sequence[Lesson], scope: str) -> int | None:
+    """The first position that an edit changes in the baseline rows; None for each one's response.
+
+    scope: `all`; `response`; or `question`, which begins after the baseline, the part of the prompt
+    that replaces the condition.
+    """
+    if scope == "question":
+        start = max(lesson.question for lesson in lessons)
+        return min(start, *(lesson.response for lesson in lessons))
+    return None if scope == "response" else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
@@ -78,8 +103,8 @@ def beginnings(
 ) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
     """Token ids before the continuation of a prompt: under the condition, and with the baseline.
 
-    With an empty prompt there is no baseline yet: the first word that the model generates becomes
-    the prompt, since a tokenizer may encode it differently at the beginning of a text, or have no
+    With an empty prompt, the second value is None: the first word that the model generates becomes
+    the prompt, because a tokenizer may encode it differently at the beginning of a text, or have no
     BOS token to predict it from.
 
     Raises:
@@ -222,14 +247,14 @@ def picked_logits(model: Model, rows: Sequence[Ending]) -> Tensor:
         HookError: they are not numbers.
     """
     if has_head(model):
-        return check_numbers(model, headed(model, last_hidden(model, rows)))
+        return check_numbers(model, apply_head(model, last_hidden(model, rows)))
     # Padded on the right, so that positions count from 0 in every row.
     ids, mask = model.padded([row for row, _ in rows], left=False)
     start = min(len(row) - n for row, n in rows) - 1
     kept = {"logits_to_keep": ids.shape[1] - start} if picks_columns(model) else {}
     logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False, **kept).logits
     cut = ids.shape[1] - logits.shape[1]
-    chosen = picked(logits, [(row[cut:], n) for row, n in rows]).float()
+    chosen = ending_rows(logits, [(row[cut:], n) for row, n in rows]).float()
     return check_numbers(model, chosen)
 
 
@@ -246,7 +271,7 @@ def micro_batches(model: Model, lessons: Sequence[Lesson]) -> list[Sequence[Less
 
 
 def picks_columns(model: Model) -> bool:
-    """Whether the LM head can run at chosen positions only."""
+    """Whether the network can compute logits of the last columns only (`logits_to_keep`)."""
     return "logits_to_keep" in inspect.signature(model.network.forward).parameters
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from steer.distillation.recovery import Divergence, token_kl
 from steer.distillation.ridge import Affine, Spread
 from steer.hooks import ops
 from steer.hooks.beginnings import last_hidden_after, read_beginnings, takes_beginnings
-from steer.hooks.head import has_head, headed, last_hidden
+from steer.hooks.head import apply_head, has_head, last_hidden
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.trunk import replayed
 from steer.models.model import Model
@@ -46,12 +45,12 @@ class Edits:
     """
 
     def __init__(
-        self, model: Model, spreads: dict[Site, Spread], rank: int, seed: int, *, response: bool
+        self, model: Model, spreads: dict[Site, Spread], rank: int, seed: int, *, start: int | None
     ) -> None:
         has_head(model)  # tested here, before any edit is active
         width = model.identity.d_model
         generator = torch.Generator().manual_seed(seed)
-        self._model, self.response = model, response
+        self._model, self.start = model, start
         self._spreads = spreads
         self.rank = rank
         self.state: State = {}
@@ -67,7 +66,7 @@ class Edits:
             self.units[site] = (1 / len(spreads),) * len(parts)
 
     @classmethod
-    def of(cls, model: Model, affines: dict[Site, Affine], *, response: bool) -> Edits:
+    def of(cls, model: Model, affines: dict[Site, Affine], *, start: int | None) -> Edits:
         """Edits that start from a regression.
 
         A step is a share of the regression's own size at the layer, since its edits at the lowest
@@ -75,7 +74,7 @@ class Edits:
         """
         (rank,) = {affine.rank for affine in affines.values()}
         spreads = {site: affine.spread for site, affine in affines.items()}
-        edits = cls(model, spreads, rank, 0, response=response)
+        edits = cls(model, spreads, rank, 0, start=start)
         state: State = {}
         for site, affine in affines.items():
             mean, deviation = affine.spread.mean, affine.spread.deviation
@@ -90,6 +89,10 @@ class Edits:
         edits.restore(state)
         return edits
 
+    def starts(self, lessons: Sequence[Lesson]) -> list[int]:
+        """The first position in each baseline row that is edited."""
+        return [lesson.response if self.start is None else self.start for lesson in lessons]
+
     @property
     def sites(self) -> list[Site]:
         return list(self.state)
@@ -99,7 +102,7 @@ class Edits:
         return [part for parts in self.state.values() for part in parts]
 
     @property
-    def begun(self) -> bool:
+    def has_effect(self) -> bool:
         """Whether it changes anything."""
         return any(
             bool(part.any()) for bias, *rest in self.state.values() for part in (bias, *rest[1:])
@@ -136,26 +139,31 @@ class Edits:
         return deviation * bias - up @ (down @ mean), down, up
 
     @contextmanager
-    def active(self, lessons: Sequence[Lesson]) -> Iterator[None]:
-        """Edit all forwards within the block, which must be of the baseline rows of `lessons`."""
-        with placed(self._model, {site: self._function(site, lessons) for site in self.state}):
+    def active(self, lessons: Sequence[Lesson], *, only_ends: bool = False) -> Iterator[None]:
+        """Edit all forwards within the block, which must be of the baseline rows of `lessons`.
+
+        only_ends: the rows begin with the first token that is edited.
+        """
+        starts = [0] * len(lessons) if only_ends else self.starts(lessons)
+        with placed(self._model, {site: self._function(site, starts) for site in self.state}):
             yield
 
-    def _function(self, site: Site, lessons: Sequence[Lesson]) -> SiteFunction:
+    def _function(self, site: Site, starts: Sequence[int]) -> SiteFunction:
         def edit(resid: Tensor) -> Tensor:
             delta, *factors = self._factors(site, resid.device)
             if factors:
                 delta = delta + ops.low_rank(resid, *factors)
-            return ops.add(resid, delta, self._weight(lessons, resid)).to(resid.dtype)
+            return ops.add(resid, delta, _weight(starts, resid)).to(resid.dtype)
 
         return edit
 
-    def _weight(self, lessons: Sequence[Lesson], resid: Tensor) -> ops.Weight:
-        if not self.response:
-            return 1.0
-        starts = [len(lesson.baseline) - lesson.n - 1 for lesson in lessons]
-        column = torch.arange(resid.shape[1], device=resid.device)
-        return (column >= torch.tensor(starts, device=resid.device)[:, None])[..., None].float()
+
+def _weight(starts: Sequence[int], resid: Tensor) -> ops.Weight:
+    """1 from each row's start on, and 0 before."""
+    if not any(starts):
+        return 1.0
+    column = torch.arange(resid.shape[1], device=resid.device)
+    return (column >= torch.tensor(starts, device=resid.device)[:, None])[..., None].float()
 
 
 def _device(model: Model, site: Site) -> torch.device:
@@ -209,7 +217,7 @@ class Teacher:
         endings = [(lesson.conditioned, lesson.n) for lesson in lessons]
         if all(ending in self._hidden for ending in endings):
             hidden = torch.cat([self._hidden[ending] for ending in endings])
-            return check_numbers(self.model, headed(self.model, hidden)).log_softmax(-1)
+            return check_numbers(self.model, apply_head(self.model, hidden)).log_softmax(-1)
         return log_probs(self.model, endings)
 
 
@@ -231,8 +239,8 @@ def loss(
     below: the stored residual stream below the first edit, if any.
     """
     targets = teacher(lessons)
-    if below is None and runs_responses(model, edits, lessons):
-        logits = _logits_of_responses(model, edits, lessons)
+    if below is None and runs_ends(model, edits, lessons):
+        logits = _logits_of_ends(model, edits, lessons)
     else:
         trunk = below.trunk(lessons) if below is not None else None
         with replayed(model, trunk), edits.active(lessons):
@@ -241,26 +249,21 @@ def loss(
     return divergence
 
 
-def runs_responses(model: Model, edits: Edits, lessons: Sequence[Lesson]) -> bool:
-    """Whether responses can run alone, after the cached keys and values of their beginnings."""
-    has_beginnings = all(len(lesson.baseline) > lesson.n + 1 for lesson in lessons)
-    return edits.response and has_beginnings and takes_beginnings(model)
+def runs_ends(model: Model, edits: Edits, lessons: Sequence[Lesson]) -> bool:
+    """Whether the edited ends can run alone, after the cached keys and values of the rest."""
+    return all(edits.starts(lessons)) and takes_beginnings(model)
 
 
-def _logits_of_responses(model: Model, edits: Edits, lessons: Sequence[Lesson]) -> Tensor:
-    """As `picked_logits` under the edits, with forwards and gradients of the responses only."""
-    starts = [len(lesson.baseline) - lesson.n - 1 for lesson in lessons]
+def _logits_of_ends(model: Model, edits: Edits, lessons: Sequence[Lesson]) -> Tensor:
+    """As `picked_logits` under the edits, with gradients of what is edited only."""
+    starts = edits.starts(lessons)
     beginnings = read_beginnings(
         model, [lesson.baseline[:n] for lesson, n in zip(lessons, starts, strict=True)]
     )
-    ends = [
-        replace(lesson, baseline=lesson.baseline[n:])
-        for lesson, n in zip(lessons, starts, strict=True)
-    ]
-    with edits.active(ends):
-        rows = [(lesson.baseline, lesson.n) for lesson in ends]
-        hidden = last_hidden_after(model, beginnings, rows)
-    return check_numbers(model, headed(model, hidden))
+    ends = [(lesson.baseline[n:], lesson.n) for lesson, n in zip(lessons, starts, strict=True)]
+    with edits.active(lessons, only_ends=True):
+        hidden = last_hidden_after(model, beginnings, ends)
+    return check_numbers(model, apply_head(model, hidden))
 
 
 def backward(

@@ -1,4 +1,4 @@
-"""A distillation as the user asks for it: options are checked before a model loads, then run."""
+"""A request for a distillation: its options are checked before a model loads; then it runs."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from steer.distillation.quick import quick
 from steer.distillation.settings import DistillSettings, Form, sizes
 from steer.distillation.task import Task
 from steer.distillation.texts import journal, write
+from steer.distillation.time_limit import fit_to_time
 from steer.distillation.token import distill_token
-from steer.distillation.within import within
 from steer.methods.method import Value
 from steer.methods.registry import distill_methods, parse_method, usual_distill_method
 from steer.models.model import Model
@@ -39,7 +39,7 @@ class DistillRequest:
 
     source: the condition to imitate, or pairs whose positive completions are to become likelier.
     prompts: the beginnings of the texts to sample. inside: learned tokens that the condition
-    contains as `<|NAME|>`. seconds: a time to which the run is fitted by an estimate.
+    contains as `<|NAME|>`. seconds: the run is reduced until it takes about this long.
     """
 
     source: Conditions | Contrasts
@@ -59,9 +59,9 @@ class DistillRequest:
     ) -> SteeringVector:
         """Train the edit or the token.
 
-        resumable: keep finished work on disk, so that the same request continues it. note: gets
-        what the time limit leaves out, and whether work was kept. warn: gets doubts about tokens
-        that were made on another model.
+        resumable: save finished work on disk, so that the same request continues it. note: called
+        with what the time limit leaves out, and with whether saved work is used. warn: called with
+        warnings about tokens that were made on a similar model.
 
         Raises:
             InputError: the condition has no effect, or nothing recovers any of it.
@@ -86,11 +86,11 @@ class DistillRequest:
     def in_time(self, model: Model, note: Callable[[str], None]) -> DistillRequest:
         """The request with as many texts, tokens and steps as its time allows.
 
-        note: gets what is left out.
+        note: called with what is left out.
         """
         if self.seconds is None:
             return self
-        settings = within(self.seconds, model, self.settings, note)
+        settings = fit_to_time(self.seconds, model, self.settings, note)
         return replace(self, settings=settings, seconds=None)
 
     def with_tokens(self, tokens: Iterable[Steer]) -> DistillRequest:
@@ -115,7 +115,7 @@ class DistillRequest:
     def _journal(self, model: Model) -> Journal:
         assert isinstance(self.source, Conditions)
         tokens, _ = separate(self.inside)
-        return journal(model.knowing(tokens), self.source, self.prompts, self.settings)
+        return journal(model.with_learned_tokens(tokens), self.source, self.prompts, self.settings)
 
     def _run_pairs(
         self, model: Model, contrasts: Contrasts, progress: Progress, *, resumable: bool
@@ -156,7 +156,7 @@ def distill_request(
     contrasts: reads the pairs; called once the options are known to be valid. prompts: by default
     everyday questions in a chat, and openings outside of one. method: a name,
     with options as in `descent:penalty=2`; by default ridge in a chat, or descent. layers: None
-    chooses the best; empty is all. scope: by default `response` for a condition in a chat, or
+    chooses the best; empty is all. scope: by default `question` for a condition in a chat, or
     `all`. budget: a time such as `5m`. settings: the other fields of `DistillSettings`.
 
     Raises:
@@ -183,9 +183,14 @@ def distill_request(
     if contrasts is not None:
         chosen.of_pairs()
     if scope is None:
-        scope = "response" if in_chat or chosen.response_only else "all"
-    if scope not in ("all", "response"):
-        raise UsageError(f"{scope!r} is not a scope to distil into", hint="use all or response")
+        scope = "response" if chosen.response_only else "all"
+        scope = "question" if in_chat else scope
+    if scope not in ("all", "question", "response"):
+        raise UsageError(
+            f"{scope!r} is not a scope to distil into", hint="use question, response or all"
+        )
+    if scope == "question" and not in_chat:
+        raise UsageError("the scope question needs a --condition in a --chat")
     usual = everyday.training_messages() if chat else everyday.OPENINGS
     numbers: dict[str, Any] = sizes(
         form,

@@ -26,7 +26,7 @@ from steer.distillation.recovery import Divergence, recovery, token_kl
 from steer.distillation.settings import DistillSettings
 from steer.distillation.task import Task
 from steer.distillation.texts import Texts, write
-from steer.hooks.tokens import embedded, standing
+from steer.hooks.tokens import embedded, substitute_tokens
 from steer.models.model import Model
 from steer.steering.tokens import LearnedToken
 
@@ -145,7 +145,7 @@ class ScalarLearner:
             logits = picked_logits(
                 model,
                 [
-                    (standing(model, [token], item.lesson.baseline), item.n)
+                    (substitute_tokens(model, [token], item.lesson.baseline), item.n)
                     for token, item in zip(tokens, items, strict=True)
                 ],
             )

@@ -19,13 +19,13 @@ def search(
 
     Returns the edits, and the step of the kept state.
     """
-    response = settings.scope == "response"
-    spread = spreads(task.model, task.read, response=response)
+    start = None if settings.scope == "response" else 0
+    spread = spreads(task.model, task.read, start=start)
     rank = RANK if settings.rank is None else settings.rank
 
     def run(layers: Sequence[int], schedule: Schedule, activity: str) -> tuple[Edits, float, int]:
         here = {Site(layer): spread[Site(layer)] for layer in layers}
-        edits = Edits(task.model, here, rank, settings.seed, response=response)
+        edits = Edits(task.model, here, rank, settings.seed, start=start)
         return edits, *descended(task, edits, schedule, activity, progress)
 
     every = tuple(site.layer for site in spread)

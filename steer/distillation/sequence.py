@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from steer.contrasts.reading import shared_prefix
 from steer.distillation.below import by_length, copy_to_disk, stream_of, with_stream
 from steer.distillation.lessons import Lesson
 from steer.distillation.ridge import Affine, Moments
 from steer.hooks import ops
-from steer.hooks.head import Ending, picked
+from steer.hooks.head import Ending, ending_rows
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.record import capture, run
 from steer.hooks.trunk import Trunk, takes_trunks, trunk_at
@@ -42,10 +41,13 @@ class Group:
     weight: Tensor
 
     @classmethod
-    def of(cls, model: Model, lessons: Sequence[Lesson], *, response: bool) -> Group:
+    def of(cls, model: Model, lessons: Sequence[Lesson], start: int | None) -> Group:
         ids, mask = model.padded([lesson.baseline for lesson in lessons], left=False)
-        read = [lesson.n if response else _aligned(lesson) for lesson in lessons]
-        starts = [len(lesson.baseline) - lesson.n - 1 if response else 0 for lesson in lessons]
+        starts = [lesson.response if start is None else start for lesson in lessons]
+        read = [
+            len(lesson.baseline) - 1 - max(first, lesson.question)
+            for lesson, first in zip(lessons, starts, strict=True)
+        ]
         column = torch.arange(ids.shape[1])
         weight = (column >= torch.tensor(starts)[:, None]).float()[..., None]
         return cls(
@@ -55,11 +57,6 @@ class Group:
             [(lesson.conditioned, n) for lesson, n in zip(lessons, read, strict=True)],
             weight.to(model.device),
         )
-
-
-def _aligned(lesson: Lesson) -> int:
-    """The number of positions that both rows of a lesson share at their end, without the last."""
-    return max(lesson.n, shared_prefix(lesson.conditioned[::-1], lesson.baseline[::-1]) - 1)
 
 
 @dataclass
@@ -73,7 +70,7 @@ class SequentialRegression:
     model: Model
     lessons: Sequence[Lesson]
     layers: Sequence[int]
-    response: bool
+    start: int | None
     on_done: Callable[[int], None] = lambda n_texts: None
     _unedited: dict[int, list[Trunk]] = field(default_factory=dict)
 
@@ -81,7 +78,7 @@ class SequentialRegression:
         model = self.model
         self._takes_trunks = takes_trunks(model)
         groups = by_length(self.lessons)
-        self._groups = [Group.of(model, group, response=self.response) for group in groups]
+        self._groups = [Group.of(model, group, self.start) for group in groups]
         self._targets = []
         for group, lessons in zip(self._groups, groups, strict=True):
             self._targets.append(self._conditioned(group))
@@ -94,7 +91,7 @@ class SequentialRegression:
 
         def reader(layer: int) -> Callable[[Tensor], None]:
             return lambda resid: conditioned.__setitem__(
-                layer, copy_to_disk(picked(resid, group.conditioned))
+                layer, copy_to_disk(ending_rows(resid, group.conditioned))
             )
 
         run(self.model, ids, mask, {Site(layer): reader(layer) for layer in self.layers})
@@ -115,7 +112,7 @@ class SequentialRegression:
             moments = Moments(self.model.identity.d_model)
             for index, group in enumerate(self._groups):
                 trunk = self._trunk(index, layer, trunks[index], edits)
-                x = picked(stream_of(trunk.output), group.rows).float()
+                x = ending_rows(stream_of(trunk.output), group.rows).float()
                 moments.add(x, self._targets[index][layer].to(x.device).float() - x)
                 trunks[index] = trunk
             affine = moments.spectrum().solve(ridge, rank)

@@ -20,8 +20,8 @@ LARGEST = {
 }
 #: Steps per layer in the search for the best one.
 SEARCH_STEPS = 25
-#: The default rank of a descent.
-RANK = 8
+#: The default rank of a descent, and of one in a chat, which learns from more kinds of messages.
+RANK, CHAT_RANK = 8, 32
 #: The result: an edit of activations, or a learned token in the prompt.
 Form = Literal["edit", "token"]
 
@@ -66,7 +66,7 @@ class DistillSettings:
     method: str = "descent"
     rank: int | None = None
     layers: tuple[int, ...] | None = None
-    scope: Literal["all", "response"] = "all"
+    scope: Literal["all", "question", "response"] = "all"
     steps: int = 300
     samples: int = 1024
     held_out: int = 128

@@ -10,7 +10,7 @@ from steer.base.progress import Progress, silent
 from steer.distillation.below import BlockOutputs
 from steer.distillation.checkpoints import Checkpoints
 from steer.distillation.lessons import Lesson, nats_per_token, rewritten
-from steer.distillation.lowrank import Edits, Teacher, backward, divergences, runs_responses
+from steer.distillation.lowrank import Edits, Teacher, backward, divergences, runs_ends
 from steer.distillation.texts import Texts
 from steer.models.model import Model
 from steer.steering.steers import Steer
@@ -110,10 +110,10 @@ class Task:
         lessons: Sequence[Lesson],
         on_done: Callable[[int], None] = lambda n_texts: None,
     ) -> BlockOutputs | None:
-        """The stream below the first edit; None where it saves less than running responses alone
-        does, which an edit of the lower layers leaves about half of the tokens."""
+        """The stream below the first edit; None where it saves less than running only what is
+        edited after the keys and values of what stands before."""
         first = edits.sites[0].layer
-        if 2 * first < self.model.n_layers and runs_responses(self.model, edits, lessons):
+        if 2 * first < self.model.n_layers and runs_ends(self.model, edits, lessons):
             on_done(len(lessons))
             return None
         return BlockOutputs.of(self.model, lessons, first, on_done)

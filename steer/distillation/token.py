@@ -2,8 +2,9 @@
 
 Only the embeddings are trained (prompt tuning: Lester et al. 2021, arXiv 2104.08691); they
 minimise, per token, KL(p(. | condition, prompt, text) || p(. | token, prompt, text)) over texts
-that the conditioned model has generated. The result depends on the start: words of the prompt and
-words that a gradient step points to are compared, and the best go on to a race of short runs.
+that the conditioned model has generated. The result depends on the initial embeddings: words of
+the prompt and words in the direction of the gradient are compared, and the best are trained for a
+few steps each, to find the one to train further.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from steer.distillation.task import Task
 from steer.distillation.texts import Texts, write
 from steer.distillation.unrelated import UnrelatedTexts
 from steer.fitting.fitting import rounded
-from steer.hooks.tokens import embedded, standing
+from steer.hooks.tokens import embedded, substitute_tokens
 from steer.methods.method import FittedEdit
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
@@ -97,7 +98,9 @@ class Learner:
     def row(self, lesson: Lesson) -> tuple[int, ...]:
         """The token ids of a lesson with the token in place of the condition."""
         if lesson not in self._rows:
-            self._rows[lesson] = tuple(standing(self.task.model, [self.token], lesson.baseline))
+            self._rows[lesson] = tuple(
+                substitute_tokens(self.task.model, [self.token], lesson.baseline)
+            )
         return self._rows[lesson]
 
     def losses(self, lessons: Sequence[Lesson], state: Tensor | None = None) -> Tensor:
@@ -113,7 +116,7 @@ class Learner:
 
     @torch.no_grad()
     def sums(self, lessons: Sequence[Lesson], state: Tensor | None = None) -> list[float]:
-        """Sum over its tokens of the divergence, of each lesson."""
+        """The divergence of each lesson, summed over its tokens."""
         sums: list[float] = []
         for start in range(0, len(lessons), 32):
             for part in micro_batches(self.task.model, lessons[start : start + 32]):
@@ -254,7 +257,7 @@ def distill_token(
     kept: Journal | None = None,
     within: Sequence[Steer] = (),
 ) -> SteeringVector:
-    """The token with the best recovery of the condition's effect, with its recovery and cost.
+    """Train the token that recovers most of the condition's effect; measure its recovery and cost.
 
     within: learned tokens that the condition contains, written as `<|name|>`.
 
@@ -270,7 +273,7 @@ def distill_token(
             f"{others[0].vector.name!r} is not a learned token, so a condition cannot contain it",
             hint="name with -v the tokens that the condition contains as <|name|>",
         )
-    model = quick(model).knowing(inner)
+    model = quick(model).with_learned_tokens(inner)
     kept = Journal(None) if kept is None else kept
     with embedded(model, inner):
         texts = write(model, conditions, prompts, settings, progress, kept)
@@ -282,7 +285,8 @@ def distill_token(
 def _scalar(
     learner: Learner, settings: DistillSettings, progress: Progress, kept: Journal
 ) -> tuple[ScalarLearner, int]:
-    """The line e0 + c (e1 - e0) from a start without effect to the token."""
+    """The line e0 + c (e1 - e0) from embeddings without effect, e0, to the trained token, e1; and
+    the step of its best state."""
     task = learner.task
     plain = plain_texts(task.model, task.texts, settings, progress, kept)
     inert = _inert(task, settings, learner.scale)
@@ -299,7 +303,8 @@ def _scalar(
 
 
 def _inert(task: Task, settings: DistillSettings, scale: float) -> Tensor:
-    """Embeddings, float32 [K, d_model], of the special or common token with the least effect."""
+    """Embeddings of the special or common token with the least effect, float32 [K, d_model], in
+    units of `scale`."""
     model = task.model
     own = vocabulary_rows(model)
     offered = [*sorted(model.special_ids), *model.encode("The. a,\n and of", special=False)]
@@ -330,7 +335,7 @@ def fit_token(
     lessons = [*texts.lessons, *texts.validation, *texts.held_out]
     with progress("reading the conditioned texts", len(lessons)) as advance:
         task.teacher.keep(lessons, advance)
-    learner, began = _started(task, settings, progress, kept)
+    learner, began = _best_start(task, settings, progress, kept)
     with progress("training the token", settings.steps) as advance:
 
         def on_step(recovered: float | None) -> None:
@@ -385,7 +390,8 @@ def fit_token(
 def _by_coefficient(
     scalar: ScalarLearner | None, texts: Texts
 ) -> tuple[tuple[float, float, float, float], ...]:
-    """By coefficient, the recovery of the guided distribution on held-out texts, with intervals."""
+    """The recovery of the guided distribution on held-out texts at each coefficient: (coefficient,
+    recovery, ends of its interval)."""
     if scalar is None:
         return ()
     recoveries = {
@@ -405,7 +411,7 @@ def as_token(
     learner: Learner,
     scalar: ScalarLearner | None = None,
 ) -> SteeringVector:
-    """The vector of the learned token, still without evidence."""
+    """The vector of the learned token; its method and evidence are filled in later."""
     chat = texts.conditions.chat
     embeddings, origin = learner.embeddings().numpy(), None
     if scalar is not None:
@@ -420,7 +426,7 @@ def as_token(
         layers=(0,),
         tokens=len(embeddings),
         coefficients=None if scalar is None else RANGE,
-        method=Method(name="mean_diff"),  # until the evidence is there, which takes a vector
+        method=Method(name="mean_diff"),  # a placeholder: the evidence is measured with a vector
         read=Read(
             positions="all",
             chat=chat or msgspec.UNSET,
@@ -467,16 +473,16 @@ def _key(subject: str, settings: DistillSettings) -> str:
     return f"{subject} {settings.tokens} {settings.steps} {settings.batch_size} {settings.seed}"
 
 
-def _started(
+def _best_start(
     task: Task, settings: DistillSettings, progress: Progress, kept: Journal
 ) -> tuple[Learner, str]:
-    """A learner at the best start of the race, and the name of the start."""
+    """The start that recovers most after a few steps of training, and its name."""
     starts = _starts(task, settings, progress)
     if len(starts) == 1:
         return starts[0][1], starts[0][0]
     short = replace(settings, steps=RACE_STEPS, batch_size=-(-settings.batch_size // 2))
     ends = []
-    with progress("racing starts", len(starts) * RACE_STEPS) as advance:
+    with progress("training the best starts", len(starts) * RACE_STEPS) as advance:
         for name, learner in starts:
             key = _key(f"race {name!r}", settings)
             state, recovered, _ = Descent(learner, short, kept, key, lambda _: advance(1)).run()
@@ -486,7 +492,7 @@ def _started(
 
 
 def _starts(task: Task, settings: DistillSettings, progress: Progress) -> list[tuple[str, Learner]]:
-    """The most promising starts with their names; only one, if it is the prompt itself."""
+    """The starts with the least divergence, with names; only one if the whole prompt fits."""
     model, count = task.model, settings.tokens
     own = vocabulary_rows(model)
     condition = joinable(task.texts.conditions.condition).strip()
@@ -549,8 +555,8 @@ def vocabulary_rows(model: Model) -> Tensor:
 
 
 def words_of(model: Model, text: str) -> list[int]:
-    """The tokens of a text as candidate starts: those with letters, the longest first, each with a
-    space before it and as in the text."""
+    """The tokens of a text as candidate starts: only those with letters, the longest first. Words
+    count both with a space before them and without."""
     ids = [*model.encode(text, special=False)]
     for word in text.split():
         bare = word.strip(".,;:!?\"'()[]<>|*")

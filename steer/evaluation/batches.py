@@ -23,7 +23,7 @@ from steer.distillation.lessons import picks_columns, vocabulary
 from steer.distillation.recovery import token_kl
 from steer.hooks.clock import TokenClock
 from steer.hooks.folding import Folding
-from steer.hooks.head import has_head, headed
+from steer.hooks.head import apply_head, has_head
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.packing import PackedRow
 from steer.hooks.record import Inputs, in_rows, inputs
@@ -160,7 +160,7 @@ class Forward:
         """log p of the next token, float32 [..., vocabulary], from states [..., :]."""
         logits = states
         if has_head(self.model):
-            logits = headed(self.model, states.flatten(0, -2)).view(*states.shape[:-1], -1)
+            logits = apply_head(self.model, states.flatten(0, -2)).view(*states.shape[:-1], -1)
         return logits.float().log_softmax(-1)
 
 

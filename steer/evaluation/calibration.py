@@ -28,7 +28,7 @@ from steer.evaluation.batches import log_prob
 from steer.evaluation.cells import UNSTEERED
 from steer.evaluation.choice import CHAT_NATS
 from steer.evaluation.scoring import score
-from steer.evaluation.shift import lies_at
+from steer.evaluation.shift import text_positions
 from steer.evaluation.written import GeneratedText, TextSettings, write_together
 from steer.extraction import ReadSettings, extract
 from steer.fitting.fitting import FitSettings
@@ -220,7 +220,7 @@ class _AnswerSets:
             self._cells = write_together(model, writing, cells, advance, temperature=0.0)
         with progress("calibrating: reading the answers", 2 * n_answers) as advance:
             self._nats = self._costs(advance)
-            self._places = lies_at(model, vector, layers, self._cells, advance)
+            self._places = text_positions(model, vector, layers, self._cells, advance)
         self.unsteered = self._texts(self._cells[0])
 
     def trial(self, number: int) -> Trial:

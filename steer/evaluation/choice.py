@@ -12,8 +12,8 @@ import numpy as np
 from steer.base.intervals import Interval, rate
 from steer.evaluation.bench import Bench, completed
 from steer.evaluation.cells import UNSTEERED, SteeredCell
-from steer.evaluation.scoring import Nats, expected_nats, extra
-from steer.evaluation.shift import lies_at
+from steer.evaluation.scoring import Nats, added_nats, expected_nats
+from steer.evaluation.shift import text_positions
 from steer.evaluation.written import TextSettings, write
 from steer.measures.elimination import contenders
 from steer.measures.formulas import distinct
@@ -21,19 +21,19 @@ from steer.measures.grids import FINER_ROWS, Array, Grid, Position, Scores
 from steer.measures.selection import Candidate, Rule, refusal_direction, strongest
 from steer.steering.steers import Steer
 
-#: How many lines of the grid, the strongest by their scores, are tried by generated texts.
+#: Generate texts for at most this many lines of the grid, those with the best scores.
 LINES = FINER_ROWS
 
 
-#: The default limits of extra nats: of plain texts, and of answers in a chat, where those that a
-#: system message asks for cost 0.15 to 0.5 (docs/evidence.md).
+#: The default limits of extra nats, for plain texts and for answers in a chat. Answers that follow
+#: a system message have 0.15 to 0.5 (docs/evidence.md).
 PLAIN_NATS, CHAT_NATS = 0.1, 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The most that a cell may cost. kl: nats per token on unrelated texts. nats: extra nats per
-    token of its own texts under the unsteered model."""
+    """The limits of a cell. kl: nats per token on unrelated texts. nats: extra nats per token of
+    its own texts under the unsteered model."""
 
     kl: float = 0.1
     nats: float = PLAIN_NATS
@@ -42,10 +42,12 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class TriedCell:
-    """A cell that was tried by generating texts. distinct: share of different bigrams in a text.
-    refused: cells that are excluded because of their texts. shift: how far the texts move towards
-    the positive side, as the unsteered model reads them (`steer.evaluation.shift`); NaN of a
-    low-rank edit."""
+    """A cell with measurements of texts that were generated under it.
+
+    distinct: the share of different bigrams in a text. refused: cells that are excluded because of
+    their texts. shift: how far the texts move towards the positive side, as the unsteered model
+    reads them (`steer.evaluation.shift`); NaN for a low-rank edit.
+    """
 
     position: Position
     extra_nats: Interval
@@ -62,8 +64,9 @@ SHORTLIST = 4
 
 
 def choose(grid: Grid, scores: Scores, budget: Budget, look: Look) -> TriedCell | None:
-    """The cell that the rule chooses within the budget. If the texts of all that were tried cost
-    too much, the cheapest of them; None if the scores exclude all cells. look: from `looking`.
+    """The cell that the rule chooses within the budget. If the texts of every tried cell cost too
+    much, it is the cheapest of these cells; None if the scores exclude all cells. look: from
+    `cell_trial`.
 
     Raises:
         HookError: a cell was never applied.
@@ -73,15 +76,15 @@ def choose(grid: Grid, scores: Scores, budget: Budget, look: Look) -> TriedCell 
         return None
     looked: dict[Position, TriedCell] = {}
 
-    def noted(position: Position) -> TriedCell:
+    def try_cell(position: Position) -> TriedCell:
         looked[position] = look(position)
         return looked[position]
 
-    choice = _first_within(lines_of(grid, order), order, costs, noted, budget.nats)
+    choice = _first_within(lines_of(grid, order), order, costs, try_cell, budget.nats)
     if choice.extra_nats.value > budget.nats:
         choice = min(looked.values(), key=lambda tried: tried.extra_nats.value)
     failed = [cell for cell, tried in looked.items() if tried.extra_nats.value > budget.nats]
-    # Including cells above the KL budget, which half of the texts might put below it.
+    # Also cells above the KL budget: on half of the texts they might be below it.
     lines = lines_of(grid, list(np.ndindex(costs.shape)))
     refused = (
         position
@@ -95,10 +98,10 @@ def choose(grid: Grid, scores: Scores, budget: Budget, look: Look) -> TriedCell 
 def decide(
     texts: Bench, grid: Grid, scores: Scores, budget: Budget, look: Look
 ) -> tuple[Scores, TriedCell | None]:
-    """The choice, and the scores after scoring all its rivals on all items and texts.
+    """The scores, completed for all rivals of the choice, and the choice.
 
-    Cells were dropped early because of stronger ones. If the texts exclude those, the dropped cells
-    compete again.
+    The search dropped cells early because others were stronger. If the texts exclude those others,
+    the dropped cells compete again.
 
     Raises:
         HookError: a cell was never applied.
@@ -115,8 +118,8 @@ def decide(
         scores = completed(texts, grid, scores, rivals)
 
 
-def looking(texts: Bench, grid: Grid, writing: TextSettings) -> Look:
-    """A function that tries a cell by its texts, with a cache."""
+def cell_trial(texts: Bench, grid: Grid, writing: TextSettings) -> Look:
+    """A function that generates texts under a cell and measures them, with a cache."""
 
     @cache
     def base() -> Nats:
@@ -132,8 +135,8 @@ def looking(texts: Bench, grid: Grid, writing: TextSettings) -> Look:
 def shortlist(
     looked: Sequence[TriedCell], scores: Scores, budget: Budget, chosen: Position
 ) -> tuple[TriedCell, ...]:
-    """The choice, and the best cell of each other row, by effect: only cells whose texts were
-    generated and are within the budget."""
+    """The choice, and the cell with the largest effect of each other row. Only cells whose texts
+    were generated and are within the budget count."""
     effects, _ = scores.looks()
     passed = [tried for tried in looked if tried.extra_nats.value <= budget.nats]
     passed.sort(key=lambda tried: (tried.position != chosen, -effects[tried.position]))
@@ -144,8 +147,8 @@ def shortlist(
 def ordered(
     scores: Scores, grid: Grid, budget: Budget, part: slice | None = None
 ) -> list[Position]:
-    """Cells that the rule accepts by their scores, the best first. part: judge by a part of the
-    items and texts only, and only cells that were scored on all of it."""
+    """Cells that the rule accepts by their scores, the best first. part: use only this part of the
+    items and texts, and only cells that were scored on all of it."""
     if budget.rule == "refusal_direction":
         return _by_refusal_direction(scores, grid, slice(None) if part is None else part)
     estimates = (scores.effects(part), scores.costs(part)) if part is not None else None
@@ -161,7 +164,8 @@ def ordered(
 
 
 def _by_refusal_direction(scores: Scores, grid: Grid, part: slice) -> list[Position]:
-    """The rule `refusal_direction`; a coefficient adds the direction, its negative removes it."""
+    """The order of the rule `refusal_direction`: a positive coefficient adds the direction, the
+    same negative one removes it."""
     costs, levels = scores.costs(part), scores.levels(part)
     positions, candidates = [], []
     for row, grid_row in enumerate(grid.rows):
@@ -178,7 +182,7 @@ def _by_refusal_direction(scores: Scores, grid: Grid, part: slice) -> list[Posit
 
 
 def lines_of(grid: Grid, order: Sequence[Position]) -> list[list[Position]]:
-    """Cells grouped into lines that differ only in their coefficients, in their order."""
+    """Lines of cells that differ only in their coefficients; the order of the cells is kept."""
     lines: dict[tuple[str, tuple[int, ...]], list[Position]] = {}
     for position in order:
         row = grid.rows[position[0]]
@@ -195,9 +199,9 @@ def _first_within(
 ) -> TriedCell:
     """The first cell whose texts are within the budget; if there is none, the last one tried.
 
-    Cells of equal effect at different layers differ in the cost of their texts, so each line is
-    searched for its own limit. A later line is searched only if its weakest cell that could still
-    beat the best so far is within the budget.
+    At different layers, texts of the same effect differ in cost, so the strongest cell within the
+    budget is searched in each line. A later line is searched only if the budget allows its weakest
+    cell among those that rank before the best so far.
     """
     rank = {position: number for number, position in enumerate(order)}
     best: TriedCell | None = None
@@ -205,7 +209,7 @@ def _first_within(
         rivals = [cell for cell in line if best is None or rank[cell] < rank[best.position]]
         if not rivals:
             break  # later lines have no rivals either
-        rivals = _cheaper_and_cheaper(rivals, costs)
+        rivals = _record_lows(rivals, costs)
         if best is not None and look(rivals[-1]).extra_nats.value > max_nats:
             continue
         tried = _edge(rivals, look, max_nats)
@@ -214,7 +218,7 @@ def _first_within(
     return best or tried
 
 
-def _cheaper_and_cheaper(ordered: Sequence[Position], costs: Array) -> list[Position]:
+def _record_lows(ordered: Sequence[Position], costs: Array) -> list[Position]:
     """The cells, in the rule's order, that cost less than all before them."""
     kept: list[Position] = []
     for position in ordered:
@@ -248,11 +252,13 @@ def _tried(
     pieces = [distinct(text.own) for text in written]
     shift = math.nan
     if not steer.vector.metadata.rank:
-        unsteered, steered = lies_at(texts.model, steer.vector, steer.layers, [texts.own, written])
+        unsteered, steered = text_positions(
+            texts.model, steer.vector, steer.layers, [texts.own, written]
+        )
         shift = steered - unsteered
     return TriedCell(
         position,
-        extra(own, base),
+        added_nats(own, base),
         rate([n for n, _ in pieces], [n for _, n in pieces]),
         tuple(texts.model.decode(text.ids) for text in written[:6]),
         shift=shift,

@@ -57,7 +57,7 @@ from steer.hooks.head import has_head
 from steer.hooks.hooks import SiteFunction
 from steer.hooks.inject import by_rows, site_functions
 from steer.hooks.packing import batches
-from steer.hooks.tokens import embedded, standing
+from steer.hooks.tokens import embedded, substitute_tokens
 from steer.hooks.trunk import Trunk, replayed, takes_trunks, trunk_at
 from steer.models.memory import token_budget
 from steer.models.model import Model
@@ -234,7 +234,7 @@ class Scorer:
     def _with_tokens(self, batch: TextBatch, steers: Sequence[Steer]) -> Tensor:
         """States [token, ...] of the batch's texts with learned tokens before them."""
         tokens, editing = separate(steers)
-        longer = [standing(self.model, tokens, text.ids) for text in batch.texts]
+        longer = [substitute_tokens(self.model, tokens, text.ids) for text in batch.texts]
         shifts = [len(ids) - len(text.ids) for ids, text in zip(longer, batch.texts, strict=True)]
         shifted = [
             replace(
@@ -495,7 +495,7 @@ def expected_nats(model: Model, parts: Sequence[tuple[Cell, Sequence[Text]]]) ->
     return np.concatenate([result.sums[0] for result in results]), counts
 
 
-def extra(own: Nats, base: Nats) -> Interval:
+def added_nats(own: Nats, base: Nats) -> Interval:
     """Extra nats per token: those of texts minus those of the unsteered model's own texts.
 
     Texts with the same index were sampled from the same seeds, so they are resampled as pairs.

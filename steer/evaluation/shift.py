@@ -18,7 +18,7 @@ from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
 
 
-def lies_at(
+def text_positions(
     model: Model,
     vector: SteeringVector,
     layers: Sequence[int],

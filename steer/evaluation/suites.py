@@ -26,7 +26,7 @@ from steer.distillation.distilled import read_means
 from steer.distillation.lessons import Conditions
 from steer.evaluation import processes
 from steer.evaluation.bench import Bench, bench
-from steer.evaluation.choice import Budget, decide, looking
+from steer.evaluation.choice import Budget, cell_trial, decide
 from steer.evaluation.data import Warn, loaded, warn_of_readers
 from steer.evaluation.evaluations import EvaluationRow, frame, measure_rows
 from steer.evaluation.search import GridSearch
@@ -436,7 +436,7 @@ def _strongest_cell(
     """The strongest cell within the budget; None if there is none."""
     search = GridSearch(on, budget.kl, first_look=False, resumable=False)
     grid, scores = search.run(Grid(_rows(vector)))
-    _, tried = decide(on, grid, scores, budget, looking(on, grid, writing))
+    _, tried = decide(on, grid, scores, budget, cell_trial(on, grid, writing))
     if tried is None or tried.extra_nats.value > budget.nats:
         return None
     return grid.steer(*tried.position)

@@ -17,21 +17,21 @@ from steer.evaluation.choice import (
     Budget,
     Look,
     TriedCell,
+    cell_trial,
     decide,
     lines_of,
-    looking,
     ordered,
     positions_of,
     shortlist,
 )
-from steer.evaluation.scoring import expected_nats, extra, score
+from steer.evaluation.scoring import added_nats, expected_nats, score
 from steer.evaluation.written import TextSettings, own_texts, write
 from steer.measures.baselines import N_CHANCE, random_direction, reach_of_chance
 from steer.measures.formulas import wrong_way
 from steer.measures.grids import Grid, GridRow, Position, Scores
 from steer.measures.selection import nearest, pareto
 
-#: With fewer items, intervals mean little.
+#: Fewer items are too few to exclude chance.
 FEWEST_ITEMS = 8
 #: The halves of items and unrelated texts. The second half of the texts is generated again.
 HALVES = (slice(0, None, 2), slice(1, None, 2))
@@ -41,8 +41,8 @@ HALVES = (slice(0, None, 2), slice(1, None, 2))
 class Repeat:
     """The choice measured on newly generated texts.
 
-    seed, samples: of the new texts. scores: with every second unrelated text replaced by a new one,
-    if those were the model's own. extra_nats: of new texts at the choice.
+    seed, samples: of the new texts. scores: if the unrelated texts are the model's own, every
+    second one is replaced by a new one. extra_nats: of new texts at the choice.
     """
 
     seed: int
@@ -50,9 +50,9 @@ class Repeat:
     scores: Scores
     extra_nats: Interval
 
-    def together(self, extra_nats: Interval, samples: int) -> float:
-        """Extra nats over the new texts and the texts that the choice was made on. The latter alone
-        are biased, since the best of many cells has lucky texts."""
+    def pooled(self, extra_nats: Interval, samples: int) -> float:
+        """The mean extra nats of the new texts and of the texts that led to the choice. The latter
+        alone are biased: the best of many cells is partly best by chance."""
         both = (self.extra_nats.value, extra_nats.value)
         return float(np.average(both, weights=(self.samples, samples)))
 
@@ -61,14 +61,13 @@ class Repeat:
 class Verdict:
     """The choice of a sweep and its evidence.
 
-    scores: after scoring the choice's rivals on everything. position: the recommended cell, or the
-    nearest one, with the `reason` why it is not recommended. random: the effect of each random
+    scores: the choice's rivals are scored on all items and texts. position: the recommended cell;
+    if there is a `reason` not to recommend any, the nearest one. random: the effect of each random
     direction there. chance: the effect that random directions exceed at their best layer with a
     probability of 5 %. margin: the cell's effect minus that of random directions, on the same
-    items. again: new texts at the choice. stable: whether both halves of the items (the second with
-    new texts) lead to the same choice, and all texts are within the budget; None if nothing was
-    chosen, or if the grid has one cell only. shortlist: the choice, and the best cells of other
-    rows among those that generated texts within the budget.
+    items. again: the choice measured on new texts. stable: whether both halves of the items (the
+    second with new texts) lead to the same choice, and all texts are within the budget; None if
+    nothing was chosen, or if the grid has only one cell. shortlist: see `choice.shortlist`.
     """
 
     scores: Scores
@@ -101,15 +100,16 @@ def assess(
     twice: bool = True,
     on_progress: OnShare = lambda activity, share: None,
 ) -> Verdict:
-    """Choose a cell, and test whether it can be recommended. n_left_out: rows that were looked at
-    but are not in the grid. twice: write new texts, to see whether they lead to the same choice;
-    without that it is not known whether it is stable.
+    """Choose a cell, and test whether it can be recommended.
+
+    n_left_out: rows that were examined but are not in the grid. twice: also generate new texts, to
+    test whether they lead to the same choice; without them `stable` is None.
 
     Raises:
         HookError: a cell was never applied.
     """
     looked: dict[Position, TriedCell] = {}
-    find = looking(texts, grid, writing)
+    find = cell_trial(texts, grid, writing)
 
     def look(position: Position) -> TriedCell:
         on_progress("writing texts under the best cells", min(0.5, len(looked) / 16))
@@ -142,19 +142,19 @@ def assess(
         on_progress("writing texts with another seed", 0.5)
         again = repeat(texts, grid, scores, writing, tried.position)
         instability = _instability(again.scores, grid, budget, tried.position, tried.refused, look)
-        nats = again.together(tried.extra_nats, writing.samples)
+        nats = again.pooled(tried.extra_nats, writing.samples)
         if nats > budget.nats:
             instability = f"with those of seed {again.seed}, texts have {nats:.3f} extra nats"
         stable = not instability
         if stable and effects.size == 1:
             stable, instability = None, "the grid has only one cell"
     on_progress("comparing the choice with random directions", 0.8)
-    verdict = _held_against_chance(texts, grid, scores, front, tried, n_left_out)
+    verdict = _compare_with_chance(texts, grid, scores, front, tried, n_left_out)
     listed = shortlist(list(looked.values()), scores, budget, tried.position)
     return replace(verdict, again=again, stable=stable, instability=instability, shortlist=listed)
 
 
-def _held_against_chance(
+def _compare_with_chance(
     texts: Bench,
     grid: Grid,
     scores: Scores,
@@ -162,9 +162,11 @@ def _held_against_chance(
     tried: TriedCell,
     n_left_out: int,
 ) -> Verdict:
-    """Compare the choice with random directions. It is the best of many rows, so random directions
-    may choose among as many. Coefficients of the same sign count once, since their effects go
-    together."""
+    """Compare the choice with random directions.
+
+    The choice is the best of many rows, so the best of as many random directions is compared.
+    Coefficients of the same sign count once, since their effects are correlated.
+    """
     row, column = tried.position
     steer = grid.steer(row, column)
     effects, weights = texts.score(
@@ -201,17 +203,16 @@ def _instability(
     refused: Container[Position],
     look: Look,
 ) -> str:
-    """How the halves disagree with the choice of all; "" if they agree.
+    """How the choice from a half of the data differs from the choice from all; "" if neither does.
 
     A half has every second item, and every second unrelated text. Cells that were `refused` because
-    of their texts stay out. A half may prefer a cell whose texts have not been generated yet: then
-    `look` generates them, and the cell is out if the cheapest one of its line fails.
+    of their texts are excluded. If a half prefers a line whose texts have not been generated yet,
+    `look` generates those of its cheapest cell, and the line is excluded if they cost too much.
     """
     estimate, costs = scores.effect_at(*position), scores.costs()
     chosen = grid.rows[position[0]]
     for half in HALVES:
-        # A half chooses among cells that cost at most as much as the choice, since its own KL is
-        # not the question.
+        # The limit is the KL of the choice on this half: the test is not about the KL itself.
         within = replace(budget, kl=float(scores.costs(half)[position]))
         order = [cell for cell in ordered(scores, grid, within, half) if cell not in refused]
         if not order:
@@ -250,7 +251,7 @@ def repeat(
     again = replace(writing, seed=writing.seed + 1, samples=max(2, writing.samples // 2))
     steer = grid.steer(*position)
     base, steered = (write(texts.model, again, steers) for steers in ((), [steer]))
-    nats = extra(
+    nats = added_nats(
         expected_nats(texts.model, [(SteeredCell((steer,)), [text.scored for text in steered])]),
         expected_nats(texts.model, [(UNSTEERED, [text.scored for text in base])]),
     )
@@ -271,7 +272,7 @@ def repeat(
 
 
 def _rivals(scores: Scores, position: Position) -> list[Position]:
-    """The position, and every cell with at least its effect on one half of the items."""
+    """All cells with at least the effect of this one on either half of the items, it included."""
     rivals = np.zeros(scores.effect.shape[:2], dtype=bool)
     for half in HALVES:
         effects = scores.effects(half)

@@ -22,9 +22,9 @@ from steer.models.model import Model
 from steer.steering.generation import Row
 from steer.steering.steers import Steer
 
-#: The number of the first sample in an evaluation, and in a sweep. They differ from each other and
-#: from the samples that a distilled edit learns from, so that nothing is measured on texts that it
-#: was trained or chosen on.
+#: The number of the first sample in an evaluation, and in a sweep. Neither reuses the other's
+#: samples or those for training a distilled edit, so nothing is measured on texts that it was
+#: trained or chosen on.
 FRESH, FOR_CHOICE = 1_000_000, 2_000_000
 
 #: Continues beginnings (token ids, and the number of the sample), each under its own steers.
@@ -36,7 +36,7 @@ Continue = Callable[
 @dataclass(frozen=True, slots=True)
 class TextSettings:
     """The settings of generated texts: their prompts, plain or in the chat template, after a
-    baseline or a condition. first: the number of each prompt's first sample, which decides its
+    baseline or a condition. first: the number of each prompt's first sample, which seeds its
     random numbers.
     """
 
@@ -106,12 +106,12 @@ def write_cells(
         beginnings = [beginning for order in orders for beginning in order]
         continuations = iter(engine(beginnings, every, sampling))
         on_done(len(every))
-        return [[_written(start, next(continuations)) for start, _ in order] for order in orders]
+        return [[_generated(start, next(continuations)) for start, _ in order] for order in orders]
     written = []
     for (steers, _), order in zip(cells, orders, strict=True):
         at_once = replace(sampling, batch_size=min(TOGETHER, len(order)))
         new = continue_ids(model, order, steers, at_once, on_done)
-        written.append([_written(o[0], ids) for o, ids in zip(order, new, strict=True)])
+        written.append([_generated(o[0], ids) for o, ids in zip(order, new, strict=True)])
     return written
 
 
@@ -122,10 +122,11 @@ def write_guided(
     numbers: range,
     on_done: Callable[[float], None] = lambda n_texts: None,
 ) -> list[GeneratedText]:
-    """Texts at temperature 1 in the guided distribution of the condition, as `write_cells`.
+    """Sample texts at temperature 1 from the guided distribution of the condition, otherwise as
+    `write_cells` does.
 
     Raises:
-        InputError: as there.
+        InputError: as in `write_cells`.
     """
     assert writing.conditions is not None
     plain = [_beginning(model, writing, prompt) for prompt in writing.prompts]
@@ -145,7 +146,7 @@ def write_guided(
     for part in runs(model, rows, TOGETHER // 2):
         new = Batch(model, part, (), sampling, strengths=(strength,)).run()
         written += [
-            _written(row.ids, up_to_end(model, ids)) for row, ids in zip(part, new, strict=True)
+            _generated(row.ids, up_to_end(model, ids)) for row, ids in zip(part, new, strict=True)
         ]
         on_done(len(part))
     return written
@@ -159,9 +160,9 @@ def write_together(
     *,
     temperature: float = 1.0,
 ) -> list[list[GeneratedText]]:
-    """The same texts under the steers of each cell, [cell][text]; several cells share a batch.
+    """Generate the same texts under the steers of each cell, [cell][text]; cells share batches.
 
-    on_done: called with the number of texts that are done since the last call, also parts of one.
+    on_done: called with the number of texts finished since the last call, which may be a fraction.
 
     Raises:
         InputError: a prompt that is empty for this model, or leaves no room.
@@ -177,10 +178,10 @@ def write_together(
     )
     steerings = [steers for steers in cells for _ in order]
     new = iter(continue_mixed(model, order * len(cells), steerings, sampling, on_done))
-    return [[_written(start, next(new)) for start, _ in order] for _ in cells]
+    return [[_generated(start, next(new)) for start, _ in order] for _ in cells]
 
 
-def _written(start: Sequence[int], new: Sequence[int]) -> GeneratedText:
+def _generated(start: Sequence[int], new: Sequence[int]) -> GeneratedText:
     return GeneratedText((*start, *new), len(new))
 
 
@@ -235,9 +236,9 @@ def _room(model: Model, longest: int, wanted: int) -> int:
 
 
 def pair_texts(model: Model, pairs: Contrasts, condition: str | None) -> list[Text]:
-    """All positive sides, then all negative ones; scored from the token where the two differ.
+    """All positive sides, then all negative ones, each scored from the token where the two differ.
 
-    Under a condition some tokenizers encode the first word differently; it is then not scored.
+    If the tokenizer encodes the first word differently after the condition, it is not scored.
 
     Raises:
         InputError: a text longer than the model takes.
@@ -261,7 +262,7 @@ def pair_texts(model: Model, pairs: Contrasts, condition: str | None) -> list[Te
 def plain_texts(
     model: Model, texts: Sequence[Passage], conditions: Conditions | None
 ) -> list[Text]:
-    """Texts at the baseline and, where there is one, under the condition.
+    """Texts after the baseline and, if there is one, also after the condition.
 
     Raises:
         InputError: a text longer than the model takes.

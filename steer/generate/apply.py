@@ -11,7 +11,7 @@ from itertools import groupby, takewhile
 from steer.base.errors import SteerError, UsageError
 from steer.generate.batch import Batch, TextProgress
 from steer.hooks.idle import check_acted, check_can_act
-from steer.hooks.tokens import standing
+from steer.hooks.tokens import substitute_tokens
 from steer.models.memory import ran_out
 from steer.models.model import Model
 from steer.steering.generation import Generation, Guidance, Row, Sampling, check_gates
@@ -84,7 +84,12 @@ def generate(
             hint="put the condition into the prompt, or leave the others out",
         )
     rows = rows_of(
-        model.knowing(tokens), prompts, sampling, special=special, guidance=guidance, tokens=tokens
+        model.with_learned_tokens(tokens),
+        prompts,
+        sampling,
+        special=special,
+        guidance=guidance,
+        tokens=tokens,
     )
     if not allow_idle:
         check_can_act(model, editing, [row.ids for row in rows], sampling.max_tokens)
@@ -254,7 +259,7 @@ def rows_of(
         every = [model.encode(text, special=special) for text in (prompt, *under)]
         if not all(every):
             raise SteerError(f"prompt {number} is empty, and {model.identity.id} has no BOS token")
-        longest = max(len(standing(model, tokens, ids)) for ids in every)
+        longest = max(len(substitute_tokens(model, tokens, ids)) for ids in every)
         if model.context is not None and longest + sampling.max_tokens > model.context:
             room = model.context - longest
             raise SteerError(

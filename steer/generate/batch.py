@@ -20,7 +20,7 @@ from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
 from steer.hooks.hooks import placed
 from steer.hooks.inject import injected
-from steer.hooks.tokens import embedded, standing
+from steer.hooks.tokens import embedded, substitute_tokens
 from steer.hooks.watch import Watch
 from steer.models.model import Model
 from steer.steering.generation import Finish, GateReading, Generation, Row, Sampling, Trip
@@ -96,7 +96,7 @@ class Batch:
     @cached_property
     def prompts(self) -> list[list[int]]:
         """The token ids of each row's prompt, with learned tokens in their places."""
-        return [standing(self.model, self.tokens, row.ids) for row in self.rows]
+        return [substitute_tokens(self.model, self.tokens, row.ids) for row in self.rows]
 
     def run(self) -> list[list[int]]:
         """New token ids of each row, as many as the longest has.
@@ -113,7 +113,10 @@ class Batch:
             for own, row in rows
             for ids in (
                 own,
-                *(standing(model, self.tokens, conditioned) for conditioned in row.conditioned),
+                *(
+                    substitute_tokens(model, self.tokens, conditioned)
+                    for conditioned in row.conditioned
+                ),
             )
         ]
         ids, mask = model.padded(prompts, left=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from steer.base.errors import ModelError, SteerError, UsageError
 from steer.generate.apply import generate
-from steer.hooks.tokens import standing
+from steer.hooks.tokens import substitute_tokens
 from steer.models.model import Model
 from steer.steering.generation import GateReading, Sampling
 from steer.steering.readers import check_readers, hint
@@ -167,8 +167,8 @@ class Conversation:
         if context is None:
             return n_tokens
         tokens, _ = separate(steers)
-        ids = self.model.knowing(tokens).encode(prompt, special=not self.has_template)
-        room = context - len(standing(self.model, tokens, ids))
+        ids = self.model.with_learned_tokens(tokens).encode(prompt, special=not self.has_template)
+        room = context - len(substitute_tokens(self.model, tokens, ids))
         if room < 1:
             raise SteerError(
                 f"the conversation fills the context of {context:,} tokens of"

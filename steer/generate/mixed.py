@@ -18,7 +18,7 @@ from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
 from steer.hooks.hooks import SiteFunction, before_input, placed
 from steer.hooks.inject import by_rows, site_functions
-from steer.hooks.tokens import embedded, standing
+from steer.hooks.tokens import embedded, substitute_tokens
 from steer.models.model import Model
 from steer.steering.generation import Row, Sampling
 from steer.steering.steers import Steer
@@ -67,7 +67,7 @@ class _MixedBatch:
         parted = {id(own): separate(own) for own in self.steerings}
         every = {token.ids: token for tokens, _ in parted.values() for token in tokens}
         prompts = [
-            standing(model, parted[id(own)][0], row.ids)
+            substitute_tokens(model, parted[id(own)][0], row.ids)
             for row, own in zip(self.rows, self.steerings, strict=True)
         ]
         ids, mask = model.padded(prompts, left=True)

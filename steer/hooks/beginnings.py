@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steer.hooks.head import Ending, has_head, headed, last_hidden, picked
+from steer.hooks.head import Ending, apply_head, ending_rows, has_head, last_hidden
 from steer.hooks.trunk import are_alike, passes
 from steer.models.caches import can_join, state_of
 from steer.models.model import Model
@@ -56,7 +56,7 @@ def last_hidden_after(model: Model, beginnings: Beginnings, rows: Sequence[Endin
         use_cache=True,
         **{beginnings.name: beginnings.cache},
     )[0]
-    return picked(hidden, rows)
+    return ending_rows(hidden, rows)
 
 
 def takes_beginnings(model: Model) -> bool:
@@ -72,11 +72,11 @@ def _same_after_beginnings(model: Model) -> bool:
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randint(size, (n,), generator=generator).tolist() for n in (7, 9)]
     starts = (3, 6)
-    expected = headed(model, last_hidden(model, [(row, 2) for row in rows]))
+    expected = apply_head(model, last_hidden(model, [(row, 2) for row in rows]))
     beginnings = read_beginnings(
         model, [row[:start] for row, start in zip(rows, starts, strict=True)]
     )
     if not can_join(beginnings.cache):
         return False
     ends: list[Ending] = [(row[start:], 2) for row, start in zip(rows, starts, strict=True)]
-    return are_alike(model, headed(model, last_hidden_after(model, beginnings, ends)), expected)
+    return are_alike(model, apply_head(model, last_hidden_after(model, beginnings, ends)), expected)

@@ -41,10 +41,10 @@ def last_hidden(model: Model, rows: Sequence[Ending]) -> Tensor:
     ids, mask = model.padded([row for row, _ in rows], left=False)
     mask = torch.ones_like(mask)
     hidden: Tensor = model.body(input_ids=ids, attention_mask=mask, use_cache=False)[0]
-    return picked(hidden, rows)
+    return ending_rows(hidden, rows)
 
 
-def picked(hidden: Tensor, rows: Sequence[Ending]) -> Tensor:
+def ending_rows(hidden: Tensor, rows: Sequence[Ending]) -> Tensor:
     """The positions that predict the last n tokens of each row, [sum of n, ...], from [row,
     position, ...] of rows that are padded on the right."""
     width = hidden.shape[1]
@@ -56,7 +56,7 @@ def picked(hidden: Tensor, rows: Sequence[Ending]) -> Tensor:
     return hidden.flatten(0, 1)[index]
 
 
-def headed(model: Model, hidden: Tensor) -> Tensor:
+def apply_head(model: Model, hidden: Tensor) -> Tensor:
     """Logits, float32 [token, vocabulary], from `last_hidden`. Call `has_head` before."""
     return _logits(model, hidden).float()
 
@@ -119,7 +119,7 @@ def _kind(model: Model) -> type | None:
     output = model.body(input_ids=ids, attention_mask=mask, use_cache=False)
     expected = model.network(input_ids=ids, attention_mask=mask, use_cache=False).logits[0].float()
     _tried[model.network] = type(output)
-    separate = headed(model, output.last_hidden_state[0])
+    separate = apply_head(model, output.last_hidden_state[0])
     tolerance = TOLERANCE.get(model.network.dtype, COARSE_TOLERANCE)
     alike = bool((separate - expected).norm() <= tolerance * expected.norm())
     return type(output) if alike else None

@@ -15,7 +15,9 @@ from steer.models.model import Model
 from steer.steering.tokens import FIRST_ID, LearnedToken
 
 
-def standing(model: Model, tokens: Sequence[LearnedToken], ids: Sequence[int]) -> list[int]:
+def substitute_tokens(
+    model: Model, tokens: Sequence[LearnedToken], ids: Sequence[int]
+) -> list[int]:
     """A prompt's token ids with learned tokens in the place of the prompts that they were compiled
     from: in the system message, or at the start of a plain text. A token that the prompt contains
     already stays in its place.

@@ -220,7 +220,7 @@ class Model:
             raise ModelError(f"the tokenizer of {self.identity.id} takes no new token")
         return tokenizer, placeholder
 
-    def knowing(self, tokens: Sequence[LearnedToken]) -> Model:
+    def with_learned_tokens(self, tokens: Sequence[LearnedToken]) -> Model:
         """The same model, whose `encode` finds these learned tokens too."""
         if not tokens:
             return self

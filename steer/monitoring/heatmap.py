@@ -48,7 +48,7 @@ def luminance(colour: Colour) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def hexed(colour: Colour) -> str:
+def hex_code(colour: Colour) -> str:
     """`#f7f7f7`."""
     return "#" + "".join(f"{channel:02x}" for channel in colour)
 
@@ -84,8 +84,8 @@ def page(title: str, traces: Sequence[Trace], readouts: Sequence[Readout]) -> st
     """
     reaches = [reach(traces, column, readout) for column, readout in enumerate(readouts)]
     steps = (
-        f".c{number} {{ background: {hexed(colour(number))};"
-        f" color: {hexed(ink(colour(number)))}; }}\n"
+        f".c{number} {{ background: {hex_code(colour(number))};"
+        f" color: {hex_code(ink(colour(number)))}; }}\n"
         for number in range(N_STEPS)
     )
     parts = [

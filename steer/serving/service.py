@@ -15,7 +15,7 @@ from fastapi import Request
 from steer.base.errors import IdleError, UsageError
 from steer.contrasts.frame import joinable
 from steer.hooks.idle import check_can_act
-from steer.hooks.tokens import standing
+from steer.hooks.tokens import substitute_tokens
 from steer.models.model import Model
 from steer.serving import limits, requests
 from steer.serving.batching import Batcher, Event, Job, Order
@@ -89,7 +89,7 @@ class Service:
         for text in texts:
             self._check_length(text, "prompt")
 
-        model = self.model.knowing(_tokens(steering))
+        model = self.model.with_learned_tokens(_tokens(steering))
 
         def encode(text: str | tuple[int, ...]) -> list[int]:
             if not isinstance(text, str):
@@ -182,7 +182,9 @@ class Service:
             text, notes = render(self.model, params, steering, condition)
             self._check_length(text, "messages")
             self._check_named(text, steering)
-            return self.model.knowing(_tokens(steering)).encode(text, special=False), notes
+            return self.model.with_learned_tokens(_tokens(steering)).encode(
+                text, special=False
+            ), notes
 
         return await self._threads.run(encode, "the chat template")
 
@@ -217,7 +219,7 @@ class Service:
         model, params, settings = self.model, prepared.params, prepared.settings
         tokens = _tokens(steering)
         sequences = [*prepared.prompts, *(ids for under in prepared.conditioned for ids in under)]
-        every = [standing(model, tokens, ids) for ids in sequences]
+        every = [substitute_tokens(model, tokens, ids) for ids in sequences]
         longest = max(map(len, every), default=0)
         wanted = prepared.wanted
         if wanted is None:

@@ -33,7 +33,7 @@ NEEDS = "0.1.0"
 #: The form of an op in `-v`; `steer.steering.operation` parses it.
 _OP = re.compile(r"[a-z]{1,20}(=[a-z0-9.+-]{1,40})?")
 #: The scopes that a file may recommend; `steer.steering.scope` parses them.
-_SCOPE = re.compile(r"all|prompt|response(=\d{1,9})?")
+_SCOPE = re.compile(r"all|prompt|response(=\d{1,9})?|[1-9]\d{0,8}-")
 
 
 def can_be_saved(scope: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""Speed on a real chat model: `bench_chat.py MODEL [--rivals DIR] [--dtype bfloat16]`.
+"""Speed on a real chat model: `bench_chat.py MODEL [--rivals DIR] [--saklas DIR]`.
 
     first token     of a chat prompt, steered at all layers, over transformers' own `generate`
     steered         tokens per second at all layers, over unsteered, one row and 32
@@ -7,13 +7,15 @@
 
 CPU time on one thread; runs alternate, and the middle of the ratios is shown with its quartiles.
 With --rivals, repeng and steering-vectors in an environment of their own (`extract.py --setup DIR`)
-do the same with the same texts in float32.
+do the same with the same texts in float32. With --saklas, an environment with saklas, both make a
+vector from two words, with their defaults.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -66,6 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model")
     parser.add_argument("--rivals", type=Path, metavar="DIR", help="their environment")
+    parser.add_argument("--saklas", type=Path, metavar="DIR", help="its environment")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
@@ -74,16 +77,27 @@ def main() -> None:
         file = Path(scratch) / "pairs.jsonl"
         lines = [(EXAMPLES / f"{trait}.jsonl").read_text() for trait in ("pirate", "cheerful")]
         file.write_text("".join(lines))
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        words = ["extract", str(file), "--chat", "-m", args.model, "--no-calibrate"]
-        subprocess.run(
-            [sys.executable, "-m", "steer", *words, "-o", f"{scratch}/both.safetensors"],
-            check=True, capture_output=True,
-        )  # fmt: skip
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        print(f"vector from 64 pairs, loading included       {spent:.1f} s of CPU  20")
+        own = [sys.executable, "-m", "steer", "extract", "-m", args.model]
+        pairs_only = [*own, str(file), "--chat", "--no-calibrate"]
+        spent = spent_by([*pairs_only, "-o", f"{scratch}/both.safetensors"], scratch)
+        print(f"vector from 64 pairs, loading included       {spent:.1f} s of CPU  20", flush=True)
         measure(args, [json.loads(line) for line in file.read_text().splitlines()])
+        if args.saklas:
+            words = [*own, "patient", "impatient", "-o", f"{scratch}/words.safetensors"]
+            rival = [f"{args.saklas}/bin/saklas", "manifold", "extract", "-m", args.model]
+            rival += ["patient", "impatient"]
+            ours, theirs = (spent_by(command, scratch) for command in (words, rival))
+            print(f"vector from two words, loading included      {ours:.0f} s of CPU", end="")
+            print(f", saklas {theirs:.0f}")
+
+
+def spent_by(command: list[str], home: str) -> float:
+    """Seconds of CPU that a command takes, on one thread, with a home folder of its own."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    settings = {"HOME": home, "XDG_CACHE_HOME": home, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **settings})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def measure(args: argparse.Namespace, rows: list[dict[str, str]]) -> None:

@@ -36,7 +36,7 @@ from steer.contrasts.prompts import OTHER_QUESTIONS
 from steer.distillation.lessons import Conditions
 from steer.evaluation.batches import Text, distance, drift, log_prob
 from steer.evaluation.cells import PROMPTED, UNSTEERED, Cell, SteeredCell
-from steer.evaluation.scoring import Nats, extra, score, scored
+from steer.evaluation.scoring import Nats, added_nats, score, scored
 from steer.evaluation.written import (
     GeneratedText,
     TextSettings,
@@ -101,7 +101,7 @@ class Bench:
         left = self._sums(self.conditioned, cell, distance)
         drifts = self._sums(self.own, cell, drift)
         counts = np.array([float(len(text.scored)) for text in self.own])
-        nats = extra(self.nats(written), self.base_nats)
+        nats = added_nats(self.nats(written), self.base_nats)
         return scores | {
             "recovery": plain(ratio(self.base_distance - left, self.base_distance)),
             "KL": plain(ratio(drifts, counts)),
@@ -128,7 +128,7 @@ class Bench:
         return scores | {
             "recovery": {"value": 1.0, "low": 1.0, "high": 1.0},
             "KL": plain(ratio(drifts, counts)),
-            "extra nats": plain(extra(self.nats(bare), self.base_nats)),
+            "extra nats": plain(added_nats(self.nats(bare), self.base_nats)),
         }
 
     def guided(self) -> dict[str, Any]:

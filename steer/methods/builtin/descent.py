@@ -17,11 +17,12 @@ def compute(task: Task, settings: DistillSettings, progress: Progress) -> Fitted
     """Begin at the regression, and descend the divergence from the conditioned model."""
     from steer.distillation.descent import descended
     from steer.distillation.regress import RIDGES, regress
-    from steer.distillation.settings import RANK
+    from steer.distillation.settings import CHAT_RANK, RANK
 
     # A low rank: more would fit the texts that the descent learns from. One ridge: the descent
     # matters more.
-    edits, ridge = regress(task, settings, progress, ranks=(RANK,), ridges=RIDGES[:1])
+    rank = CHAT_RANK if task.texts.conditions.chat else RANK
+    edits, ridge = regress(task, settings, progress, ranks=(rank,), ridges=RIDGES[:1])
     task.prepare(edits, progress)
     _, best_step = descended(task, edits, settings.schedule, "descending", progress)
     return FittedEdit(edits, ridge=ridge, best_step=best_step)

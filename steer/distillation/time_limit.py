@@ -12,15 +12,16 @@ from steer.models.model import Model
 
 #: The approximate number of rows sampled together.
 _ROWS = 64
-#: Passes of the closed form over all texts: two for recording, and one for every ridge it tries.
-_READS = 8
+#: Passes of the closed form over all texts: two for recording, one to fit, and about two for what
+#: it tries on some of them.
+_READS = 5
 #: The cost of a step of the descent, in forwards of its batch.
 _STEP = 4
 #: Tokens of a question with its template.
 _BEFORE = 40
 
 
-def within(
+def fit_to_time(
     seconds: float, model: Model, settings: DistillSettings, note: Callable[[str], None]
 ) -> DistillSettings:
     """The settings with as many texts, tokens and steps as fit into a time. note: called with a
