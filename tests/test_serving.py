@@ -642,9 +642,11 @@ def test_python_serves_what_the_command_serves(
 
     def up(served: package.ServerInfo) -> None:
         def look() -> None:
-            answer = httpx.get(f"{served.url}/vectors", timeout=60, trust_env=False)
-            listed.extend(vector["id"] for vector in answer.json()["data"])
-            os.kill(os.getpid(), signal.SIGINT)
+            try:
+                answer = httpx.get(f"{served.url}/vectors", timeout=60, trust_env=False)
+                listed.extend(vector["id"] for vector in answer.json()["data"])
+            finally:
+                os.kill(os.getpid(), signal.SIGINT)
 
         seen.append(served)
         threading.Thread(target=look, daemon=True).start()
@@ -652,12 +654,17 @@ def test_python_serves_what_the_command_serves(
     async def cell() -> None:
         package.serve(package.load("pocket"), port=0, steer="joyful:2@2", on_up=up)
 
-    with pytest.raises(KeyboardInterrupt):
-        if in_loop:
-            with closing(asyncio.new_event_loop()) as loop:
-                loop.run_until_complete(cell())
-        else:
-            package.serve(package.load("pocket"), port=0, steer="joyful:2@2", on_up=up)
+    # A process that a shell script starts in the background ignores Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            if in_loop:
+                with closing(asyncio.new_event_loop()) as loop:
+                    loop.run_until_complete(cell())
+            else:
+                package.serve(package.load("pocket"), port=0, steer="joyful:2@2", on_up=up)
+    finally:
+        signal.signal(signal.SIGINT, before)
     [served] = seen
     assert sorted(listed) == list(served.vectors) and "joyful" in listed
     assert len(served.defaults) == 1 and served.to_dict()["page"] == served.page
