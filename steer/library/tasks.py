@@ -26,6 +26,7 @@ from steer.contrasts import prompts as everyday
 from steer.contrasts.contrasts import Contrasts
 from steer.distillation.compiled import CompiledPrompt
 from steer.distillation.hybrid import CompileSettings, compile_prompt
+from steer.distillation.quick import quick as in_fastest_type
 from steer.distillation.request import distill_request
 from steer.evaluation import Evaluation, SuiteResult, SweepResult
 from steer.evaluation.calibration import extract_calibrated
@@ -759,7 +760,8 @@ def sweep(
     budget, in nats per token; by default 0.1 and 0.1, or 0.25 extra nats in a chat. rule: `budget`,
     or `refusal_direction`, the rule of that method's authors. exhaustive: score every cell on all
     texts. quick: a first answer in minutes. guidance: strengths at which the condition guides the
-    model live, to compare with. The other arguments are those of `evaluate`.
+    model live, to compare with. The other arguments are those of `evaluate`. As the command does,
+    it scores a large float32 model in bfloat16 where the CPU multiplies that natively.
 
     Raises:
         UsageError: an option is invalid.
@@ -768,7 +770,7 @@ def sweep(
     """
     several = [vectors] if isinstance(vectors, (str, Path, Vector)) else vectors
     return evaluation.sweep(
-        model.inner,
+        in_fastest_type(model.inner),
         [item.data if isinstance(item, Vector) else item for item in several],
         _records(texts),
         layers=layers,
