@@ -168,7 +168,7 @@ class Questions:
         return Questions(self.train[:train], self.choice[:choice], self.held_out[:held_out])
 
     def beside(self, own: Sequence[str]) -> Questions:
-        """These questions after a concept's own, of which every third is held out."""
+        """A concept's own questions, then these. Every third of its own is held out."""
         fitted = tuple(question for index, question in enumerate(own) if index % 3 != 2)
         held = tuple(question for index, question in enumerate(own) if index % 3 == 2)
         known = set(own)

@@ -190,7 +190,9 @@ def distill_request(
             f"{scope!r} is not a scope to distil into", hint="use question, response or all"
         )
     if scope == "question" and not in_chat:
-        raise UsageError("the scope question needs a --condition in a --chat")
+        raise UsageError(
+            "the scope question needs a --condition in a --chat", hint="use response or all"
+        )
     usual = everyday.training_messages() if chat else everyday.OPENINGS
     numbers: dict[str, Any] = sizes(
         form,

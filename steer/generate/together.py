@@ -1,10 +1,10 @@
-"""Continuous batching: texts with different steers share forwards, each of which adds one token to
-every text.
+"""Continuous batching: texts with different steers share forwards.
 
-Texts enter and leave between forwards, and each gets the same tokens as on its own: its steers,
-gates, watches and guards only see its positions, and its random numbers depend on its seed. Rows
-are padded on the left; the cache is split and joined as texts enter and leave. Models without a
-key-value cache (with a recurrent state, say) run row by row.
+A forward adds one token to each text. Texts enter and leave between forwards, and each gets the
+same tokens as on its own: its steers, gates, watches and guards only see its positions, and its
+random numbers depend on its seed. Rows are padded on the left; the cache is split and joined as
+texts enter and leave. Models without a key-value cache (with a recurrent state, say) run row by
+row.
 
 A text has one run of the model, or several that continue with the same tokens: its own, one for
 each condition that guides it (`steer.generate.guidance`), and one without steering, which gives the
@@ -368,7 +368,7 @@ class RunningTexts:
         return arguments
 
     def _write(self) -> None:
-        """Choose a token for each text of which all runs have logits."""
+        """Choose the next token of each text. All of its runs must have logits."""
         rows = [row for row in self.rows if row.error is None and row.is_ready]
         self._choose(rows, [row.take_logits() for row in rows])
         self._drop_finished()

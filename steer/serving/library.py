@@ -395,7 +395,7 @@ def read_library(
     *,
     may_be_empty: bool = False,
 ) -> tuple[Library, list[str]]:
-    """The vectors and recipes of a folder by file name, and notes on those that are left out.
+    """The vectors and recipes of a folder by file name, and a note on each file that is left out.
 
     usable: raises a SteerError if a vector cannot be used. may_be_empty: allow a folder that is
     empty or missing, since vectors can be made later.
@@ -436,7 +436,7 @@ def add_recipes(
     folder: Path,
     usable: Callable[[SteeringVector], None] = lambda vector: None,
 ) -> list[str]:
-    """Add recipes under their files' names; returns notes on those that are left out."""
+    """Add recipes under their files' names, and return a note on each that is left out."""
     notes = []
     for path in files:
         try:
